@@ -1,0 +1,170 @@
+"""The network configuration that the runtime writes to a plugin's stdin, parsed once.
+
+Here is what all plugins have in common (specification, section 1 "Plugin configuration objects" and
+section 3 "Derivation of execution configuration"); what belongs to one plugin is left in `keys` for its parser.
+The bytes themselves are kept, since a delegate gets them unchanged, unknown keys and all.
+
+Whether we speak the configuration's version is asked afterwards (`versions.require_supported`): what can't be
+read at all comes first, and an unknown command in between, as in the reference.
+"""
+
+from __future__ import annotations
+
+from errno import EAGAIN
+
+from cni.lean import JSONError, NamedTuple, loads, posix, select
+from cni.spec import versions
+from cni.spec.errors import DECODING_FAILURE, INVALID_CONFIG, IO_FAILURE, CNIError, shown
+from cni.spec.request import is_name
+from cni.spec.result import DNS, Result
+from cni.spec.section import Section
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final, Self
+
+STDIN_BYTES: Final = 8 << 20
+_CHUNK_BYTES: Final = 1 << 16
+_NAME_BYTES: Final = 255  # NAME_MAX of linux/limits.h: a network's state is a folder of that name
+# The runtime sends both; the second is the name that drafts of 1.1.0 had.
+_ATTACHMENTS: Final = ("cni.dev/valid-attachments", "cni.dev/attachments")
+
+
+class NetConf(NamedTuple):
+    """One plugin's configuration."""
+
+    cni_version: str
+    name: str
+    type: str
+    raw: bytes
+    """stdin, verbatim."""
+    keys: Section
+    """The whole object; its `where` is the plugin's type."""
+    ipam: Section
+    runtime_config: Section
+    args: Section
+    """`args.cni`."""
+    capabilities: frozenset[str]
+    """What the plugin is configured to be told in `runtime_config`."""
+    dns: DNS
+    prev_result: Result | None
+    valid_attachments: frozenset[tuple[str, str]] | None
+    """GC's list, of (container ID, interface name). None, for absent or null: nothing is to be done."""
+
+    @classmethod
+    def parse(cls, stdin: bytes) -> Self:
+        """CNIError 6 for what isn't a JSON object or names no version, 7 for what it says, 5 for too much of it."""
+        if len(stdin) > STDIN_BYTES:
+            raise _too_long(STDIN_BYTES)
+        keys = _read(stdin)
+        version = _header(keys, "cniVersion", "decoding version from network config") or versions.ASSUMED
+        name = _header(keys, "name", "error unmarshall network config")
+        if not name:
+            raise CNIError(INVALID_CONFIG, "missing network name", 'set "name" in the network configuration')
+        if not is_name(name):
+            raise CNIError(
+                INVALID_CONFIG,
+                "invalid characters found in network name",
+                f"name is {shown(name)}; it must begin with a letter or digit and go on with these, _, . and -",
+            )
+        if len(name) > _NAME_BYTES:
+            raise CNIError(
+                INVALID_CONFIG,
+                "network name is too long",
+                f"name is {shown(name)}, of {len(name)} characters; {_NAME_BYTES} are allowed",
+            )
+        versions.parse(version)
+        previous = keys.raw("prevResult")
+        return cls(
+            version,
+            name,
+            keys.text("type"),
+            stdin,
+            keys,
+            keys.section("ipam"),
+            keys.section("runtimeConfig"),
+            keys.section("args").section("cni"),
+            _capabilities(keys.section("capabilities")),
+            DNS.parse(keys.section("dns")),
+            None if previous is None else Result.parse(previous, version, "prevResult"),
+            _valid_attachments(keys),
+        )
+
+
+def read_stdin(fd: int, limit: int = STDIN_BYTES) -> bytes:
+    """Everything up to the end of the file. CNIError 5 when it can't be read or is longer than `limit` bytes."""
+    chunks: list[bytes] = []
+    size = 0
+    while size <= limit:
+        try:
+            chunk = posix.read(fd, _CHUNK_BYTES)
+        except OSError as error:
+            if error.errno == EAGAIN:
+                # Whoever made the pipe may have made it non-blocking, for its own end.
+                poll = select.poll()
+                poll.register(fd, select.POLLIN)
+                poll.poll()
+                continue
+            raise CNIError(
+                IO_FAILURE, f"error reading from stdin: {error.strerror}", "the network configuration comes on stdin"
+            ) from error
+        if not chunk:
+            return b"".join(chunks)
+        chunks.append(chunk)
+        size += len(chunk)
+    raise _too_long(limit)
+
+
+def _too_long(limit: int) -> CNIError:
+    return CNIError(
+        IO_FAILURE, f"error reading from stdin: more than {limit} bytes", "a network configuration has a few kilobytes"
+    )
+
+
+def _read(stdin: bytes) -> Section:
+    try:
+        value = loads(stdin)
+    except JSONError as error:
+        raise CNIError(
+            DECODING_FAILURE, f"error unmarshall network config: {error}", "stdin must be one JSON object"
+        ) from None
+    if not isinstance(value, dict):
+        raise CNIError(
+            DECODING_FAILURE,
+            f"error unmarshall network config: {shown(value)} is not an object",
+            "stdin must be one JSON object",
+        )
+    kind = value.get("type")
+    return Section(value, kind if isinstance(kind, str) and is_name(kind) else "network configuration")
+
+
+def _header(keys: Section, key: str, failure: str) -> str:
+    """A key that is read before it is known whom the configuration is for: what has the wrong type isn't decoded."""
+    value = keys.raw(key)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise CNIError(
+            DECODING_FAILURE,
+            f"{failure}: {key} must be a string, got {shown(value)}",
+            f'correct "{key}" in the network configuration',
+        )
+    return value
+
+
+def _capabilities(keys: Section) -> frozenset[str]:
+    return frozenset([key for key in keys.unknown(()) if keys.flag(key)])
+
+
+def _valid_attachments(keys: Section) -> frozenset[tuple[str, str]] | None:
+    found: set[tuple[str, str]] = set()
+    told = False
+    for key in _ATTACHMENTS:
+        told = told or keys.has(key)
+        for one in keys.sections(key):
+            # What a list leaves out is destroyed, so half an entry is an error and no entry that matches nothing.
+            for part in ("containerID", "ifname"):
+                if not one.text(part):
+                    raise one.error(part, "a string that is not empty")
+            found.add((one.text("containerID"), one.text("ifname")))
+    return frozenset(found) if told else None
