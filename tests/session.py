@@ -1,0 +1,86 @@
+"""Runs pytest where no test can harm the machine: `python -m tests.session [pytest arguments]`.
+
+The session gets a network namespace and a mount namespace of its own, with empty file systems on /run and
+/var/lib and `lo` up; an ordinary user gets a user namespace around it. Whatever a test leaves behind (links,
+nft tables, mounts, state) ends with the session. Cgroups are what still leaks.
+
+`python -m tests.session --exec COMMAND [ARGUMENT...]` runs another command in the same place.
+
+What stays the machine's: the process table, /sys, /tmp and the checkout. The session's own temporary
+directory is on its /run; `--basetemp` keeps what a test wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+MARK = "PODWIRE_TEST_SESSION"
+"""Environment variable of a session: the network namespace that it was started from."""
+
+TOP = Path(__file__).resolve().parent.parent
+
+NO_NAMESPACES = (
+    "tests: they need root or user namespaces, and this machine grants an ordinary user neither "
+    "(see /proc/sys/user/max_user_namespaces, kernel.unprivileged_userns_clone, "
+    "kernel.apparmor_restrict_unprivileged_userns); run them as root."
+)
+
+# fd 9 is the checkout, which a tmpfs hides where it lives under /var/lib or /run.
+SETUP = """
+set -e
+mount -t tmpfs -o mode=755 tmpfs /run
+mount -t tmpfs -o mode=755 tmpfs /var/lib
+if ! [ -e "$0/pyproject.toml" ]; then mkdir -p "$0"; mount --rbind /proc/self/fd/9 "$0"; cd "$0"; fi
+mkdir -m 1777 "$TMPDIR"
+ip link set lo up
+exec "$@" 9<&-
+"""
+
+
+def main(arguments: list[str]) -> NoReturn:
+    """Replaces this process by the session, or says in one sentence why that is impossible."""
+    if arguments[:1] == ["--exec"]:
+        command = arguments[1:]
+    else:
+        command = [sys.executable, "-m", "pytest", *arguments]
+    unshare = ["unshare", "--net", "--mount"]
+    if os.geteuid() != 0:
+        unshare += ["--user", "--map-root-user"]
+    trial = subprocess.run([*unshare, "true"], capture_output=True, text=True, check=False)
+    if trial.returncode:
+        sys.exit(f"{NO_NAMESPACES} ({trial.stderr.strip()})")
+    checkout = os.open(TOP, os.O_RDONLY | os.O_DIRECTORY)
+    os.dup2(checkout, 9)  # inheritable, unlike what os.open returns
+    os.chdir(TOP)
+    os.execvpe(unshare[0], [*unshare, "sh", "-c", SETUP, str(TOP), *command], environment())
+
+
+def environment() -> dict[str, str]:
+    """This process's environment, without what would change a plugin's behaviour, and marked as a session's."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("CNI_", "PODWIRE_"))}
+    return kept | {
+        MARK: f"{os.stat('/proc/self/ns/net').st_ino} {'root' if os.geteuid() == 0 else 'rootless'}",
+        "TMPDIR": "/run/tmp",
+        "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",  # an ordinary user's lacks them, and `nft` is there
+        "LC_ALL": "C.UTF-8",
+        "HYPOTHESIS_STORAGE_DIRECTORY": str(TOP / ".cache/hypothesis"),
+    }
+
+
+def refusal(environ: dict[str, str]) -> str:
+    """Why tests must not run in this process; "" where they may."""
+    outside = environ.get(MARK, "").split()
+    if outside and outside[0] != str(os.stat("/proc/self/ns/net").st_ino):
+        return ""
+    return (
+        "tests change links, routes and firewall rules, so they only run in namespaces of their own: "
+        "use `make check`, `make test`, or `.venv/bin/python -m tests.session` with pytest's arguments."
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
