@@ -105,6 +105,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     session.config.stash[at_start] = leaks.Traces.now()
 
 
+@pytest.hookimpl(trylast=True)  # pytest's own comes first: after -x it still has to end the session's fixtures
 def pytest_sessionfinish(session: pytest.Session) -> None:
     # What fixtures of modules or of the whole session left; tests are looked after one by one.
     left = leaks.left_since(session.config.stash[at_start])
