@@ -1,0 +1,210 @@
+"""Which addresses an owner gets: one from each of its range sets, all of them or none.
+
+Pure over the `Store` interface: the answer follows from the ranges, from what the store says is taken,
+and from nothing else. The caller holds the store's lock over the whole of `allocate`, so nobody ever sees
+half of a dual-stack owner, and is left with one only by a crash in between; what that owner then holds is
+found again by the next call, or given back by `release`.
+
+Asking again is harmless: an owner that holds addresses of these ranges gets the same ones. Whether it
+still deserves them is for the caller to know.
+"""
+
+from __future__ import annotations
+
+from cni.lean import NamedTuple
+from ipam.address import Address, Interface
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Protocol
+
+    from ipam.ranges import RangeSet
+
+    class Store(Protocol):
+        """Who holds what in one network, while this caller holds the network's lock.
+
+        An owner is a text without blanks around it, and never "": that is what an address torn by a crash of
+        somebody else's has for an owner.
+        """
+
+        def held_by(self, owner: str) -> list[Address]:
+            """What exactly this owner holds, in order."""
+
+        def owner_of(self, address: Address) -> str | None:
+            """Who holds it; None when it is free, "" when it is taken and can't be said by whom."""
+
+        def claims(self) -> Iterable[tuple[Address, str]]:
+            """Everything that is held, by whom."""
+
+        def claim(self, address: Address, owner: str) -> bool:
+            """Takes a free address; False if it isn't free. Durable and whole, or not done."""
+
+        def free(self, address: Address) -> None:
+            """Gives an address back, whoever holds it; a free one is fine."""
+
+        def last(self, index: int) -> Address | None:
+            """What `remember` was told last about the range set of that index. A hint."""
+
+        def remember(self, index: int, address: Address) -> None: ...
+
+
+class Lease(NamedTuple):
+    """An address as its owner is to configure it."""
+
+    address: Interface
+    gateway: Address
+
+
+class AllocationError(Exception):
+    """The ranges or the store can't give what is asked for; the text says what."""
+
+
+class Unmatched(AllocationError):
+    """Requested addresses that lie in no range, or more of them in one range set than it gives."""
+
+
+class IsGateway(AllocationError):
+    """A requested address is a gateway."""
+
+
+class Taken(AllocationError):
+    """A requested address is held by somebody else."""
+
+    def __init__(self, text: str, address: Address, owner: str) -> None:
+        super().__init__(text)
+        self.address = address
+        self.owner = owner
+
+
+class Exhausted(AllocationError):
+    """Every address of a range set is held."""
+
+
+def allocate(
+    store: Store, owner: str, sets: Sequence[RangeSet], requested: Iterable[Address] = ()
+) -> tuple[Lease, ...]:
+    """One address from each set, the requested ones where they fit.
+
+    Raises AllocationError, or what the store raises, after having given back whatever this call had taken;
+    what the owner held before stays.
+    """
+    wishes = assign(sets, requested)
+    held = store.held_by(owner)
+    leases: list[Lease] = []
+    taken: list[Address] = []
+    try:
+        for index, (ranges, wish) in enumerate(zip(sets, wishes)):
+            address = _kept(held, ranges, wish)
+            if address is None:
+                address = _claimed(store, owner, index, ranges, wish)
+                taken.append(address)
+                store.remember(index, address)
+            leases.append(_lease(ranges, address))
+    except BaseException:
+        _give_back(store, taken)
+        raise
+    return tuple(leases)
+
+
+def release(store: Store, owner: str) -> list[Address]:
+    """Gives back all that the owner holds, in whatever ranges; returns it."""
+    held = store.held_by(owner)
+    for address in held:
+        store.free(address)
+    return held
+
+
+def collect(store: Store, living: Callable[[str], bool]) -> list[Address]:
+    """Gives back all that is held by owners who aren't `living`; returns it.
+
+    Goes on where giving back fails, and raises the first of these errors at the end.
+    """
+    freed: list[Address] = []
+    failures: list[OSError] = []
+    for address, owner in store.claims():
+        if not living(owner):
+            try:
+                store.free(address)
+                freed.append(address)
+            except OSError as error:
+                failures.append(error)
+    if failures:
+        raise failures[0]
+    return freed
+
+
+def assign(sets: Sequence[RangeSet], requested: Iterable[Address]) -> list[Address | None]:
+    """Which of the requested addresses each set is to give: the first that lies in it. Raises AllocationError."""
+    left = list(dict.fromkeys(requested))
+    wishes: list[Address | None] = []
+    for index, ranges in enumerate(sets):
+        wish = next((address for address in left if ranges.range_of(address)), None)
+        if wish is not None:
+            left.remove(wish)
+            if wish.value in ranges.gateways:
+                raise IsGateway(f"{_failed(index)}: requested ip {wish} is subnet's gateway")
+        wishes.append(wish)
+    if left:
+        raise Unmatched(f"failed to allocate all requested IPs: {' '.join(map(str, left))}")
+    return wishes
+
+
+def _kept(held: list[Address], ranges: RangeSet, wish: Address | None) -> Address | None:
+    """What the owner holds already, unless it asks for something else now."""
+    for address in held:
+        if wish in (None, address) and ranges.range_of(address) and address.value not in ranges.gateways:
+            return address
+    return None
+
+
+def _claimed(store: Store, owner: str, index: int, ranges: RangeSet, wish: Address | None) -> Address:
+    if wish is None:
+        address = _next_free(store, owner, ranges, store.last(index)) or _nobodys(store, owner, ranges)
+        if address is None:
+            raise Exhausted(f"{_failed(index)}: no IP addresses available in range set: {ranges}")
+        return address
+    if not store.claim(wish, owner):
+        text = f"{_failed(index)}: requested IP address {wish} is not available in range set {ranges}"
+        raise Taken(text, wish, store.owner_of(wish) or "")
+    return wish
+
+
+def _next_free(store: Store, owner: str, ranges: RangeSet, last: Address | None) -> Address | None:
+    version, gateways = ranges.version, ranges.gateways
+    for run in ranges.order(last):
+        for value in range(run.first, run.last + 1):
+            if value not in gateways:
+                address = Address(version, value)
+                if store.claim(address, owner):
+                    return address
+    return None
+
+
+def _nobodys(store: Store, owner: str, ranges: RangeSet) -> Address | None:
+    """One whose claim names no owner: its writer died at it, for we hold the lock that it held."""
+    for address, holder in store.claims():
+        if not holder and ranges.range_of(address) and address.value not in ranges.gateways:
+            store.free(address)
+            if store.claim(address, owner):
+                return address
+    return None
+
+
+def _lease(ranges: RangeSet, address: Address) -> Lease:
+    source = ranges.range_of(address)
+    assert source is not None  # it was taken from there
+    return Lease(Interface(address, source.network.length), source.gateway)
+
+
+def _failed(index: int) -> str:
+    return f"failed to allocate for range {index}"
+
+
+def _give_back(store: Store, taken: list[Address]) -> None:
+    for address in taken:
+        try:
+            store.free(address)
+        except OSError:
+            # The caller hears of the first failure. What stays is still the owner's, and goes with its release.
+            pass
