@@ -1,0 +1,1 @@
+"""How fast a pod gets its network, measured beside the reference plugins in one run: `make bench`."""
