@@ -160,7 +160,7 @@ def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
 @pytest.fixture(autouse=True)
 def leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
     """Fails the test that leaves a link, an nft table, a file under /run or /var/lib, a mount or a process behind."""
-    if request.path.relative_to(Path(__file__).parent).parts[0] not in CHECKED:
+    if not set(CHECKED) & set(request.path.parts):
         yield
         return
     before = leaks.Traces.now()

@@ -52,9 +52,9 @@ def adopt_orphans() -> None:
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def left_since(before: Traces, *, patience_s: float = PATIENCE_S) -> list[str]:
-    """What is there now, was not before, and doesn't go within `patience_s`. Reaps dead children."""
-    deadline = time.monotonic() + patience_s
+def left_since(before: Traces) -> list[str]:
+    """What is there now, was not before, and doesn't go within PATIENCE_S. Reaps dead children."""
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         _reap(before)
         left = Traces.now().left_since(before)

@@ -37,7 +37,7 @@ LAYERS = {
     "cni.plugin": f"{POD} cni.attach cni.plugins cni.addresses cni.hostlocal cni.invoke ipam",
     "cni.__main__": "cni.lean cni.plugin cni.cli",
     # For people: not on the path of a pod, and imported by nothing that is.
-    "cni.runtime": "cni.lean ipam.address cni.spec cni.invoke",
+    "cni.runtime": "cni.lean ipam.address cni.spec cni.wanted cni.invoke",
     "cni.cli": f"{POD} cni.attach cni.plugins cni.addresses cni.invoke cni.runtime ipam install",
     "install": f"{POD} cni.__main__",
     "cni": "",
