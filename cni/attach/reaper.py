@@ -1,0 +1,131 @@
+"""Deleting a link, answered when the kernel announces that it is gone.
+
+The kernel acknowledges RTM_DELLINK only after a grace period of some 20 ms, which it spends waiting for
+readers of structures that nobody can reach any more. The link is unlisted and silent, and its names can be
+given again, within one: the announcement says so. So a helper sends the request and waits with it, and the
+caller goes on at the announcement.
+
+    caller ── fork ──▶ helper ── RTM_DELLINK ──▶ kernel
+      │ ◀────────────────── announcement ───────────┤   0.7 ms: done, as far as anyone can see
+      ▼ answers the runtime     helper ◀── ack ─────┘   20 ms
+
+Since Linux 6.2 the announcement comes to the requesting socket, which caller and helper share (NLM_F_ECHO); before
+that, to a socket that is bound to the group of all link news. Either way the acknowledgement is the end: a refusal
+is an error, a helper that dies leaves the work to the caller, and so does a kernel that has no process for it.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from cni.kernel import link as links
+from cni.kernel.link import RTM_DELLINK, RTMGRP_LINK, Link
+from cni.kernel.netlink import NLM_F_ACK, NLM_F_ECHO, NLMSG_ERROR, NetlinkError, Socket, messages, refusal
+from cni.lean import posix, select, socket, time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from cni.attach.node import Node
+
+_ECHO_SINCE: Final = (6, 2)
+_PATIENCE_S: Final = 10.0
+_HIGHEST_DESCRIPTOR: Final = 1 << 16
+
+
+def delete(node: Node, found: Link) -> None:
+    """Deletes a link of the node; returns once it is gone for everyone. Raises NetlinkError, OSError."""
+    request = links.drop(found.index, found.name)
+    echo = _kernel_version() >= _ECHO_SINCE
+    monitor = None if echo else Socket(groups=RTMGRP_LINK)
+    sequence = node.nl.reserve()
+    reader, writer = posix.pipe2(posix.O_CLOEXEC)
+    try:
+        try:
+            helper = posix.fork()
+        except OSError:
+            # No process to be had (EAGAIN, ENOMEM, a seccomp filter's EPERM): then we wait ourselves.
+            node.nl.do(request)
+            return
+        if not helper:
+            _help(node.nl, request, sequence, NLM_F_ACK | (NLM_F_ECHO if echo else 0), writer)
+        node.helpers.append(helper)
+        posix.close(writer)
+        writer = -1
+        if not _announced(node.nl, monitor or node.nl, sequence, found, reader):
+            node.nl.do(request)
+    finally:
+        for fd in (reader, writer):
+            if fd >= 0:
+                posix.close(fd)
+        if monitor:
+            monitor.close()
+
+
+def _help(nl: Socket, request: links.Request, sequence: int, flags: int, pipe: int) -> None:
+    """The helper: sends the request, which takes as long as the kernel takes, and ends. Never returns."""
+    try:
+        # Own session: what ends the caller's process group shall not end this half way. No stdio, since a runtime
+        # reads our stdout until the last holder closes it; no locks, since they go with the descriptor.
+        posix.setsid()
+        low, high = sorted((nl.fileno(), pipe))
+        posix.closerange(0, low)
+        posix.closerange(low + 1, high)
+        posix.closerange(high + 1, _HIGHEST_DESCRIPTOR)
+        nl.send(request, sequence, flags)
+    finally:
+        posix._exit(0)
+
+
+def _announced(nl: Socket, listener: Socket, sequence: int, found: Link, pipe: int) -> bool:
+    """Waits for the announcement. False when the helper ended and the link is still there: then nobody deleted it.
+
+    Raises NetlinkError when the kernel refused.
+    """
+    poll = select.poll()
+    poll.register(nl.fileno(), select.POLLIN)
+    poll.register(listener.fileno(), select.POLLIN)
+    poll.register(pipe, select.POLLIN)
+    end = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < end:
+        ready = [fd for fd, _ in poll.poll(1000)]
+        ended = pipe in ready
+        # What the helper caused came before its end, so it is read first.
+        for source in {nl, listener}:
+            while True:
+                try:
+                    datagram = source.receive(flags=socket.MSG_DONTWAIT)
+                except OSError as error:
+                    if error.errno == errno.EAGAIN:
+                        break
+                    if error.errno != errno.ENOBUFS:
+                        raise
+                    # More news than the socket holds: the one we wait for may be among the lost.
+                    if not _there(found):
+                        return True
+                    continue
+                for message in messages(datagram):
+                    if message.type == NLMSG_ERROR and message.sequence == sequence and source is nl:
+                        code, hint = refusal(message)
+                        if code and code not in links.ABSENT:
+                            raise NetlinkError(code, f"ip link del {found.name}", hint)
+                        return True
+                    # A port that leaves its bridge is announced first, in the same words but for the family.
+                    if message.type == RTM_DELLINK and message.body[0] == socket.AF_UNSPEC:
+                        if Link.parse(message).index == found.index:
+                            return True
+        if ended:
+            return not _there(found)
+    return not _there(found)
+
+
+def _there(found: Link) -> bool:
+    """Whether the link still exists, asked on a socket of our own: the shared one has answers under way."""
+    with Socket() as own:
+        return links.find_index(own, found.index) is not None
+
+
+def _kernel_version() -> tuple[int, int]:
+    major, minor = posix.uname().release.split(".")[:2]
+    return int(major), int("".join([c for c in minor if c.isdigit()]) or 0)

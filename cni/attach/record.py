@@ -1,0 +1,286 @@
+"""The record of an attachment: what we made for it, written down before it is made.
+
+A pod can lose its network in any order: its namespace first, its configuration, the runtime's memory of the
+result. What DEL needs is here, as *objects*, so that taking away needs no code that knows why they were made.
+A record goes through four stages, each written whole (a temporary file, then rename):
+
+    begun      the attachment is spoken for; addresses may be reserved
+    planned    … and these objects may exist
+    complete   … and do
+    leaving    DEL has begun, and whoever finds this goes on with it
+
+Records are one boot long, as pods are: they live under /run, need no fsync, and count only while they bear the
+stamp of the boot that is (`Boot`). What bears another, or can't be read, counts as absent.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
+from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+from cni.kernel.sysctl import Sysctl
+from cni.lean import JSONError, NamedTuple, dumps, loads, posix
+from cni.spec.errors import INVALID_ENVIRONMENT, CNIError
+from cni.wanted import Delegation, Key, Switch, Wanted
+from ipam.address import Address, Network
+from ipam.address import Interface as Prefixed
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any, Final
+
+    from cni.kernel.netns import Netns
+
+BEGUN: Final = "begun"
+PLANNED: Final = "planned"
+COMPLETE: Final = "complete"
+LEAVING: Final = "leaving"
+
+_FORMAT: Final = 1
+_NAME_MAX: Final = 255  # linux/limits.h
+
+
+class Record(NamedTuple):
+    """One attachment, as far as it has come."""
+
+    key: Key
+    stage: str
+    netns: str
+    """CNI_NETNS of the ADD."""
+    device: int
+    inode: int
+    cookie: int
+    """Of the namespace (`Socket.netns_cookie`): an inode number is given out again, this is not."""
+    delegation: Delegation
+    wanted: Wanted
+    """The objects. Of what the result says only addresses' gateways are kept, with the switches."""
+    port_index: int
+    """Of the node's end of the veth, once complete; 0 before."""
+
+    @classmethod
+    def begun(cls, key: Key, netns: Netns, cookie: int, delegation: Delegation) -> Record:
+        return cls(key, BEGUN, netns.path, netns.device, netns.inode, cookie, delegation, Wanted(), 0)
+
+    def planned(self, wanted: Wanted) -> Record:
+        return self._replace(stage=PLANNED, wanted=wanted)
+
+    def complete(self, port_index: int) -> Record:
+        return self._replace(stage=COMPLETE, port_index=port_index)
+
+    def leaving(self) -> Record:
+        return self._replace(stage=LEAVING)
+
+
+# --- objects as JSON --------------------------------------------------------------------------------
+# An object is a list: its kind, then its fields in order. What has a text form (an address) is kept as text.
+
+
+def _as_is(value: Any) -> Any:
+    return value
+
+
+def _maybe_address(value: str | None) -> Address | None:
+    return None if value is None else Address.parse(value)
+
+
+_KINDS: Final[dict[str, tuple[Callable[..., Any], tuple[Callable[[Any], Any], ...]]]] = {
+    "sysctl": (Sysctl, (_as_is, _as_is)),
+    "veth": (Veth, (_as_is,) * 6),
+    "up": (LinkUp, (_as_is,)),
+    "address": (LinkAddress, (_as_is, Prefixed.parse, _as_is)),
+    "route": (LinkRoute, (_as_is, Network.parse, _maybe_address, *(_as_is,) * 5)),
+    "neighbour": (Neighbour, (_as_is, Address.parse, _as_is)),
+    "fdb": (FdbEntry, (_as_is, _as_is)),
+    "port": (BridgePort, (_as_is,) * 3),
+    "switch": (
+        Switch,
+        (lambda fields: Bridge(*fields), lambda fields: tuple([Prefixed.parse(text) for text in fields])),
+    ),
+}
+_NAMES: Final = {kind: name for name, (kind, _) in _KINDS.items()}
+_GROUPS: Final = ("switches", "settings", "veths", "tuning", "pod", "node")
+
+
+def _object_to_json(thing: tuple[Any, ...]) -> list[object]:
+    return [_NAMES[type(thing)], *[_field_to_json(field) for field in thing]]
+
+
+def _field_to_json(field: object) -> object:
+    if isinstance(field, (Address, Prefixed, Network)):
+        return str(field)
+    if isinstance(field, tuple):
+        return [_field_to_json(part) for part in field]
+    return field
+
+
+def _object_from_json(value: list[Any]) -> Any:
+    kind, parsers = _KINDS[value[0]]
+    return kind(*[parse(field) for parse, field in zip(parsers, value[1:], strict=True)])
+
+
+def to_json(record: Record, boot: str) -> str:
+    groups = {}
+    for name in _GROUPS:
+        things = getattr(record.wanted, name)
+        if things:
+            groups[name] = [_object_to_json(thing) for thing in things]
+    return dumps(
+        {
+            "format": _FORMAT,
+            "boot": boot,
+            "stage": record.stage,
+            "key": record.key,
+            "netns": [record.netns, record.device, record.inode, record.cookie],
+            "portIndex": record.port_index,
+            "delegation": record.delegation,
+            "objects": groups,
+        }
+    )
+
+
+def from_json(data: bytes, boot: str) -> Record | None:
+    """The record, or None for what bears the stamp of another boot or can't be read."""
+    try:
+        value = loads(data)
+        if value["format"] != _FORMAT or value["boot"] != boot:
+            return None
+        netns, device, inode, cookie = value["netns"]
+        groups = {name: tuple([_object_from_json(thing) for thing in value["objects"].get(name, ())]) for name in _GROUPS}
+        return Record(
+            Key(*value["key"]),
+            value["stage"],
+            netns,
+            device,
+            inode,
+            cookie,
+            Delegation(*value["delegation"]),
+            Wanted(**groups),
+            value["portIndex"],
+        )
+    except (JSONError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return None
+
+
+# --- the store --------------------------------------------------------------------------------------
+
+
+class Records:
+    """The records of a node, a file each: `<run>/attachments/<network>/<containerID>@<ifname>@<plugin>.json`.
+
+    Who changes one holds its key's lock. Raises OSError, and CNIError 4 for a key whose file name is too long.
+    """
+
+    def __init__(self, run_dir: str, boot: str) -> None:
+        self._root = f"{run_dir}/attachments"
+        self._boot = boot
+
+    def path(self, key: Key) -> str:
+        name = f"{key.container_id}@{key.ifname}@{key.plugin}.json"
+        if len(name.encode()) > _NAME_MAX:
+            raise CNIError(
+                INVALID_ENVIRONMENT,
+                f"CNI_CONTAINERID is too long: {len(key.container_id)} characters",
+                f"with CNI_IFNAME and the plugin's name it must fit a file name of {_NAME_MAX} bytes",
+            )
+        return f"{self._root}/{key.network}/{name}"
+
+    def read(self, key: Key) -> Record | None:
+        return self._read(self.path(key))
+
+    def write(self, record: Record) -> Record:
+        """Puts the record in the place of the one before, at once."""
+        path = self.path(record.key)
+        new = f"{self._root}/{record.key.network}/.{record.key.tag}"
+        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
+        try:
+            fd = posix.open(new, flags, 0o600)
+        except OSError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            make_dirs(f"{self._root}/{record.key.network}")
+            fd = posix.open(new, flags, 0o600)
+        try:
+            write_all(fd, to_json(record, self._boot).encode())
+        finally:
+            posix.close(fd)
+        posix.rename(new, path)
+        return record
+
+    def remove(self, key: Key) -> None:
+        unlink(self.path(key))
+
+    def of_network(self, network: str) -> Iterator[Record]:
+        """The readable records of one network."""
+        folder = f"{self._root}/{network}"
+        for name in listdir(folder):
+            if name.endswith(".json") and not name.startswith("."):
+                record = self._read(f"{folder}/{name}")
+                if record:
+                    yield record
+
+    def all(self) -> Iterator[Record]:
+        """Every readable record of the node: for rare questions only."""
+        for network in listdir(self._root):
+            yield from self.of_network(network)
+
+    def _read(self, path: str) -> Record | None:
+        data = read_file(path)
+        return None if data is None else from_json(data, self._boot)
+
+
+def read_file(path: str) -> bytes | None:
+    """The whole file, or None where there is none. Raises OSError."""
+    try:
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return None
+        raise
+    try:
+        parts = []
+        while part := posix.read(fd, 1 << 16):
+            parts.append(part)
+        return b"".join(parts)
+    finally:
+        posix.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """All of it: a disk that fills up can take a part, and says so only at the next write."""
+    while data:
+        data = data[posix.write(fd, data) :]
+
+
+def unlink(path: str) -> None:
+    """Removes a file; none there is fine."""
+    try:
+        posix.unlink(path)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
+def listdir(path: str) -> list[str]:
+    """The names in a folder; none where there is no folder."""
+    try:
+        return posix.listdir(path)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            return []
+        raise
+
+
+def make_dirs(path: str) -> None:
+    """The folder and those above it, for root only; those there are fine."""
+    try:
+        posix.mkdir(path, 0o700)
+    except OSError as error:
+        if error.errno == errno.EEXIST:
+            return
+        parent = path.rpartition("/")[0]
+        if error.errno != errno.ENOENT or not parent:
+            raise
+        make_dirs(parent)
+        make_dirs(path)

@@ -1,0 +1,185 @@
+"""What the attachments of a node share: bridges with their gateway addresses, and settings of the node.
+
+They are *ensured*: made where they are missing, and never taken away with an attachment. The usual case, all
+is there, costs a question each. How a setting was before us is noted once, for who takes us off the node.
+
+A gateway address that an earlier subnet left on a bridge would make the kernel answer for a network that has
+moved elsewhere. It is replaced when no live attachment uses it; otherwise the error says who does.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from cni.attach.locks import Lock
+from cni.kernel import inet
+from cni.kernel import link as links
+from cni.kernel.inet import LinkAddress
+from cni.kernel.link import Bridge, Link, LinkUp
+from cni.kernel.netlink import NetlinkError
+from cni.kernel.netns import is_netns
+from cni.kernel.sysctl import Sysctl, read
+from cni.spec.errors import CONFLICT, CNIError
+from cni.wanted import Seen, Switch, fnv1a
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from cni.attach.node import Node
+    from ipam.address import Interface
+
+_ETHERNET_MTU: Final = 1500
+_LINK_LOCAL_V6: Final = 0xFE80 << 112, 10
+
+
+def look(node: Node, bridge: Bridge) -> Seen:
+    """The bridge as it is or, where there is none, as it will be made. Raises CNIError where it can't be used."""
+    found = bridge.find(node.nl)
+    if found:
+        _require_bridge(found)
+        return Seen(found.mac, found.mtu)
+    # The same for all who ask during this boot, since fifty first pods may come at once; and another on every
+    # node, since bridges of several nodes may share a wire.
+    hashed = fnv1a(f"{node.boot}\n{bridge.name}".encode()).to_bytes(8, "big")
+    return Seen(bytes([0x02, *hashed[:5]]).hex(":"), bridge.mtu or _ETHERNET_MTU)
+
+
+def ensure_switch(node: Node, switch: Switch) -> Link:
+    """The bridge, up, with its gateway addresses. Raises CNIError, NetlinkError, OSError."""
+    found = switch.bridge.find(node.nl)
+    if not (found and found.up):
+        with _lock(node, switch):
+            found = _make(node, switch.bridge)
+    _require_bridge(found)
+    if found.mtu < switch.bridge.mtu:
+        node.nl.do(links.set_mtu(found.index, found.name, switch.bridge.mtu))
+    for gateway in switch.gateways:
+        address = LinkAddress(found.name, gateway)
+        try:
+            node.nl.do(address.make(found.index))
+        except NetlinkError as error:
+            if error.errno != errno.EEXIST:
+                raise
+        else:
+            with _lock(node, switch):
+                _replace_stale(node, switch, found, address)
+    return found
+
+
+def find_switch(node: Node, switch: Switch) -> list[str]:
+    """What is missing of it; nothing, when all is as wanted."""
+    name = switch.bridge.name
+    found = switch.bridge.find(node.nl)
+    if not found or found.kind != "bridge":
+        return [f"bridge {name}"]
+    missing = [] if found.up else [f"bridge {name} is down"]
+    there = {address.address for address in inet.addresses(node.nl, found.index)} if switch.gateways else set()
+    return missing + [f"gateway address {gateway} on {name}" for gateway in switch.gateways if gateway not in there]
+
+
+def ensure_setting(node: Node, setting: Sysctl) -> None:
+    """Raises CNIError where the kernel has no such setting, OSError where it can't be written."""
+    value = read(setting.path)
+    if value == setting.value:
+        return
+    if value is None:
+        raise CNIError(
+            CONFLICT,
+            f"this kernel has no {setting.path.replace('/', '.')}",
+            "IPv6 addresses need a kernel with IPv6; was it switched off by ipv6.disable=1?",
+        )
+    if setting.path == "net/ipv6/conf/all/forwarding":
+        _keep_advertised_routes(node)
+    node.keep_before(setting.path, value)
+    setting.make()
+
+
+def _keep_advertised_routes(node: Node) -> None:
+    """A forwarding kernel ignores router advertisements, so an uplink that lives on them would lose its route."""
+    for index in inet.advertised_links(node.nl):
+        found = links.find_index(node.nl, index)
+        path = f"net/ipv6/conf/{found.name}/accept_ra" if found else ""
+        if path and read(path) == "1":
+            node.keep_before(path, "1")
+            Sysctl(path, "2").make()
+
+
+def _lock(node: Node, switch: Switch) -> Lock:
+    name = switch.bridge.name
+    return Lock(f"{node.run_dir}/shared.lock", fnv1a(name.encode()), f"bridge {name}")
+
+
+def _make(node: Node, bridge: Bridge) -> Link:
+    node.nl.do(bridge.make())
+    found = links.need(node.nl, bridge.name)
+    _require_bridge(found)
+    if not found.up:
+        # A router advertisement from a pod would reconfigure the node (CVE-2020-10749), so this comes before `up`.
+        # A kernel without IPv6 has no such setting and no such danger.
+        accept_ra = Sysctl(f"net/ipv6/conf/{bridge.name}/accept_ra", "0")
+        if read(accept_ra.path) not in (None, accept_ra.value):
+            accept_ra.make()
+        node.nl.do(LinkUp(bridge.name).make(found.index))
+    return found
+
+
+def _require_bridge(found: Link) -> None:
+    if found.kind != "bridge":
+        raise CNIError(
+            CONFLICT,
+            f'"{found.name}" already exists but is not a bridge',
+            f"it is a {found.kind or 'physical or built-in'} link: name another in \"bridge\", or remove it: ip link del {found.name}",
+        )
+
+
+def _replace_stale(node: Node, switch: Switch, found: Link, added: LinkAddress) -> None:
+    """`added` was not on the bridge until now: whatever of its family stands in its way goes, or else it goes again."""
+    stale = [other.address for other in inet.addresses(node.nl, found.index) if _in_the_way(other.address, switch)]
+    stale = [other for other in stale if other.address.version == added.address.address.version]
+    for other in stale:
+        user = _user_of(node, found, other)
+        if user:
+            node.nl.do(added.drop(found.index))
+            raise CNIError(
+                CONFLICT,
+                f'"{found.name}" already has an IP address different from {added.address}',
+                f"{other} is in use by {user}; remove the pods of the earlier subnet, or name another bridge. "
+                f"If nothing needs it: ip address del {other} dev {found.name}",
+            )
+    for other in stale:
+        node.nl.do(LinkAddress(found.name, other).drop(found.index))
+    if stale:
+        try:
+            # With a first IPv4 address of a subnet the kernel removes the second ones, so ours may be gone.
+            node.nl.do(added.make(found.index))
+        except NetlinkError as error:
+            if error.errno != errno.EEXIST:
+                raise
+
+
+def _in_the_way(address: Interface, switch: Switch) -> bool:
+    """One IPv4 gateway address per subnet that is wanted, and no other; in IPv6 those that overlap a wanted one."""
+    if address in switch.gateways:
+        return False
+    if address.address.version == 4:
+        return True
+    prefix, length = _LINK_LOCAL_V6
+    if address.address.value >> 128 - length == prefix >> 128 - length:
+        return False
+    return any(address.network.overlaps(gateway.network) for gateway in switch.gateways)
+
+
+def _user_of(node: Node, bridge: Link, gateway: Interface) -> str:
+    """Who may live by this gateway address: an attachment of ours, or a port that isn't ours. "" for nobody."""
+    ours = set()
+    for record in node.records.all():
+        ours.add(record.key.tag)
+        if not is_netns(record.netns, record.device, record.inode):
+            continue  # its pod is gone, whether or not anybody has told us yet
+        for switch in record.wanted.switches:
+            if switch.bridge.name == bridge.name and gateway in switch.gateways:
+                return f"attachment {record.key}"
+    # Whose port has no record may be anybody's: unsure, we keep.
+    foreign = [port.name for port in links.dump(node.nl, master=bridge.index) if port.name not in ours]
+    return f"whatever is behind {', '.join(foreign[:3])}" if foreign else ""

@@ -1,0 +1,319 @@
+"""What makes links talk IP: addresses, routes, neighbours, and a bridge's forwarding entries.
+
+Objects name their link; the index that the kernel knows it by is given when a message is made, since one
+object may be wanted long before its link exists (rtnetlink(7), linux/if_addr.h, linux/neighbour.h).
+
+Both families go the same way; where they differ, it is here and nowhere else:
+- an IPv6 address is *tentative* until duplicate address detection has waited a second for objections. Ours
+  come from an allocator that hands out each once, so they carry IFA_F_NODAD and work at once;
+- an IPv4 address has a broadcast address, and two names in netlink (local and peer).
+"""
+
+from __future__ import annotations
+
+import errno
+
+from cni.kernel.netlink import (
+    ABSENT,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    NLM_F_REPLACE,
+    Request,
+    as_int,
+    attribute,
+    attributes,
+    nested,
+    u32,
+)
+from cni.lean import NamedTuple, socket, struct
+from ipam.address import Address, Interface, Network
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from cni.kernel.netlink import Message, Socket
+
+# linux/rtnetlink.h
+RTM_NEWADDR: Final = 20
+RTM_DELADDR: Final = 21
+RTM_GETADDR: Final = 22
+RTM_NEWROUTE: Final = 24
+RTM_DELROUTE: Final = 25
+RTM_GETROUTE: Final = 26
+RTM_NEWNEIGH: Final = 28
+RTM_DELNEIGH: Final = 29
+RTM_GETNEIGH: Final = 30
+RTMGRP_IPV6_IFADDR: Final = 0x100
+RTA_DST: Final = 1
+RTA_OIF: Final = 4
+RTA_GATEWAY: Final = 5
+RTA_PRIORITY: Final = 6
+RTA_METRICS: Final = 8
+RTA_TABLE: Final = 15
+RTAX_MTU: Final = 2
+RTAX_ADVMSS: Final = 8
+RT_TABLE_MAIN: Final = 254
+RT_SCOPE_UNIVERSE: Final = 0
+RT_SCOPE_LINK: Final = 253
+RTPROT_STATIC: Final = 4
+RTPROT_RA: Final = 9
+RTN_UNSPEC: Final = 0
+RTN_UNICAST: Final = 1
+# linux/if_addr.h
+IFA_ADDRESS: Final = 1
+IFA_LOCAL: Final = 2
+IFA_BROADCAST: Final = 4
+IFA_FLAGS: Final = 8
+IFA_F_NODAD: Final = 0x02
+IFA_F_DADFAILED: Final = 0x08
+IFA_F_TENTATIVE: Final = 0x40
+IFA_F_PERMANENT: Final = 0x80
+# linux/neighbour.h
+NDA_DST: Final = 1
+NDA_LLADDR: Final = 2
+NUD_REACHABLE: Final = 0x02
+NUD_NOARP: Final = 0x40
+NTF_MASTER: Final = 0x04
+AF_BRIDGE: Final = 7
+
+FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+# What kernels without IPv6 say of anything in it.
+NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EPFNOSUPPORT})
+
+_IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
+_RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
+_NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
+
+
+def _ip(version: int) -> str:
+    return "ip -6" if version == 6 else "ip"
+
+
+# --- addresses --------------------------------------------------------------------------------------
+
+
+class LinkAddress(NamedTuple):
+    """An IP address on a link."""
+
+    link: str
+    address: Interface
+    dad: bool = False
+    """Whether to have the kernel detect duplicates first (IPv6)."""
+
+    def _body(self, index: int, flags: int) -> bytes:
+        ip, length = self.address
+        packed = ip.packed
+        # Flags beyond the first eight only fit the attribute, which then counts in place of the field.
+        body = _IFADDRMSG.pack(FAMILY[ip.version], length, flags & 0xFF, RT_SCOPE_UNIVERSE, index)
+        body += attribute(IFA_LOCAL, packed) + attribute(IFA_ADDRESS, packed)
+        if ip.version == 4 and length < 31:
+            body += attribute(IFA_BROADCAST, self.address.network.last.packed)
+        return body + u32(IFA_FLAGS, flags)
+
+    def make(self, index: int) -> Request:
+        """Raises, when sent, EEXIST for an address that the link has already."""
+        version = self.address.address.version
+        flags = IFA_F_PERMANENT | (0 if self.dad or version == 4 else IFA_F_NODAD)
+        what = f"{_ip(version)} address add {self.address} dev {self.link}{' nodad' if flags & IFA_F_NODAD else ''}"
+        return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, self._body(index, flags), what)
+
+    def drop(self, index: int) -> Request:
+        what = f"{_ip(self.address.address.version)} address del {self.address} dev {self.link}"
+        return Request(RTM_DELADDR, 0, self._body(index, 0), what, fine=ABSENT)
+
+    def find(self, nl: Socket, index: int) -> bool:
+        """Whether the link has it, usable: neither waiting for objections nor refused after one."""
+        return any(
+            found.address == self.address and not found.flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED)
+            for found in addresses(nl, index)
+        )
+
+
+class FoundAddress(NamedTuple):
+    """An address as the kernel describes it."""
+
+    index: int
+    address: Interface
+    flags: int
+
+    @classmethod
+    def parse(cls, message: Message) -> FoundAddress:
+        """From an RTM_NEWADDR or RTM_DELADDR."""
+        _family, length, flags, _scope, index = _IFADDRMSG.unpack_from(message.body)
+        found = attributes(message.body, _IFADDRMSG.size)
+        packed = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
+        return cls(index, Interface(Address.from_packed(packed), length), as_int(found[IFA_FLAGS]) if IFA_FLAGS in found else flags)
+
+
+def addresses(nl: Socket, index: int) -> list[FoundAddress]:
+    """The addresses of one link (a dump that the kernel filters; Linux 4.20)."""
+    body = _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, index)
+    dumped = nl.dump(Request(RTM_GETADDR, 0, body, f"ip address show dev if{index}", fine=ABSENT))
+    return [found for found in map(FoundAddress.parse, dumped) if found.index == index]
+
+
+# --- routes -----------------------------------------------------------------------------------------
+
+
+class LinkRoute(NamedTuple):
+    """A route over a link. Metrics and places that are 0 or None are left to the kernel."""
+
+    link: str
+    dst: Network
+    gw: Address | None = None
+    mtu: int = 0
+    advmss: int = 0
+    priority: int = 0
+    table: int | None = None
+    scope: int | None = None
+
+    def _body(self, index: int, kind: int) -> bytes:
+        table = RT_TABLE_MAIN if self.table is None else self.table
+        scope = self.scope
+        if scope is None:
+            # IPv6 knows no scopes. In IPv4 what has no gateway is on the link.
+            scope = RT_SCOPE_LINK if self.gw is None and self.dst.version == 4 else RT_SCOPE_UNIVERSE
+        body = _RTMSG.pack(
+            FAMILY[self.dst.version], self.dst.length, 0, 0, table if table < 256 else 0, RTPROT_STATIC, scope, kind, 0
+        )
+        if self.dst.length:
+            body += attribute(RTA_DST, self.dst.first.packed)
+        if self.gw:
+            body += attribute(RTA_GATEWAY, self.gw.packed)
+        body += u32(RTA_OIF, index) + u32(RTA_TABLE, table)
+        if self.priority:
+            body += u32(RTA_PRIORITY, self.priority)
+        metrics = (u32(RTAX_MTU, self.mtu) if self.mtu else b"") + (u32(RTAX_ADVMSS, self.advmss) if self.advmss else b"")
+        return body + (nested(RTA_METRICS, metrics) if metrics else b"")
+
+    def _what(self, verb: str) -> str:
+        told = [_ip(self.dst.version), "route", verb, str(self.dst) if self.dst.length else "default"]
+        told += ["via", str(self.gw)] if self.gw else []
+        told += ["dev", self.link]
+        for word, value in (("metric", self.priority or None), ("table", self.table), ("scope", self.scope)):
+            told += [word, str(value)] if value is not None else []
+        for word, value in (("mtu", self.mtu), ("advmss", self.advmss)):
+            told += [word, str(value)] if value else []
+        return " ".join(told)
+
+    def make(self, index: int) -> Request:
+        """Raises, when sent, EEXIST for a route that is there already."""
+        return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, self._body(index, RTN_UNICAST), self._what("add"))
+
+    def drop(self, index: int) -> Request:
+        return Request(RTM_DELROUTE, 0, self._body(index, RTN_UNSPEC), self._what("del"), fine=ABSENT)
+
+    def find(self, nl: Socket, index: int) -> bool:
+        return any(self.matches(found) for found in routes(nl, self.dst.version, index))
+
+    def matches(self, found: LinkRoute) -> bool:
+        """Whether `found` is this route in everything that this one asks for."""
+        return (
+            (found.dst, found.gw, found.table) == (self.dst, self.gw, RT_TABLE_MAIN if self.table is None else self.table)
+            and self.priority in (0, found.priority)
+            and self.mtu in (0, found.mtu)
+            and self.advmss in (0, found.advmss)
+        )
+
+
+def routes(nl: Socket, version: int, index: int) -> list[LinkRoute]:
+    """The unicast routes over one link, of all tables. Named `if<index>`; empty where the kernel lacks the family."""
+    body = _RTMSG.pack(FAMILY[version], 0, 0, 0, 0, 0, 0, RTN_UNICAST, 0) + u32(RTA_OIF, index)
+    request = Request(RTM_GETROUTE, 0, body, f"{_ip(version)} route show table all dev if{index}", fine=ABSENT | NO_FAMILY)
+    return [route for route in (_parse_route(message, version) for message in nl.dump(request)) if route and route.link == f"if{index}"]
+
+
+def advertised_links(nl: Socket) -> frozenset[int]:
+    """Indexes of the links whose IPv6 default route came from a router advertisement."""
+    body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, RTPROT_RA, 0, RTN_UNICAST, 0)
+    found = nl.dump(Request(RTM_GETROUTE, 0, body, "ip -6 route show proto ra", fine=ABSENT | NO_FAMILY))
+    routes = [(_RTMSG.unpack_from(message.body)[5], attributes(message.body, _RTMSG.size)) for message in found]
+    return frozenset([as_int(route[RTA_OIF]) for protocol, route in routes if protocol == RTPROT_RA and RTA_OIF in route])
+
+
+def _parse_route(message: Message, version: int) -> LinkRoute | None:
+    _family, length, _src, _tos, table, _protocol, scope, kind, _flags = _RTMSG.unpack_from(message.body)
+    found = attributes(message.body, _RTMSG.size)
+    if kind != RTN_UNICAST or RTA_OIF not in found:
+        return None
+    metrics = attributes(found.get(RTA_METRICS, b""))
+    value = int.from_bytes(found.get(RTA_DST, b""), "big")
+    return LinkRoute(
+        link=f"if{as_int(found[RTA_OIF])}",
+        dst=Network(version, value, length),
+        gw=Address.from_packed(found[RTA_GATEWAY]) if RTA_GATEWAY in found else None,
+        mtu=as_int(metrics.get(RTAX_MTU, b"")),
+        advmss=as_int(metrics.get(RTAX_ADVMSS, b"")),
+        priority=as_int(found.get(RTA_PRIORITY, b"")),
+        table=as_int(found[RTA_TABLE]) if RTA_TABLE in found else table,
+        scope=scope,
+    )
+
+
+# --- neighbours and forwarding entries --------------------------------------------------------------
+
+
+class Neighbour(NamedTuple):
+    """That an IP address on a link lives at a MAC address.
+
+    Known beforehand, so the first packet needs no question. Reachable rather than permanent: should the
+    pod's MAC change behind our back (a chained `tuning` does that), the kernel asks anew instead of sending
+    to nobody for ever.
+    """
+
+    link: str
+    address: Address
+    mac: str
+
+    def _body(self, index: int) -> bytes:
+        return _NDMSG.pack(FAMILY[self.address.version], index, NUD_REACHABLE, 0, 0) + attribute(NDA_DST, self.address.packed)
+
+    def make(self, index: int) -> Request:
+        """Replaces: an earlier holder of the address may have left its entry behind, and the address is ours now."""
+        body = self._body(index) + attribute(NDA_LLADDR, bytes.fromhex(self.mac.replace(":", "")))
+        what = f"ip neighbour replace {self.address} lladdr {self.mac} dev {self.link} nud reachable"
+        return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, what)
+
+    def drop(self, index: int) -> Request:
+        return Request(RTM_DELNEIGH, 0, self._body(index), f"ip neighbour del {self.address} dev {self.link}", fine=ABSENT | NO_FAMILY)
+
+    def find(self, nl: Socket, index: int) -> bool:
+        """Whether the kernel has an entry of the address with this MAC (asked for by name, not dumped; Linux 5.0)."""
+        body = _NDMSG.pack(FAMILY[self.address.version], index, 0, 0, 0) + attribute(NDA_DST, self.address.packed)
+        message = nl.get(Request(RTM_GETNEIGH, 0, body, f"ip neighbour get {self.address} dev {self.link}", fine=ABSENT | NO_FAMILY))
+        return bool(message and attributes(message.body, _NDMSG.size).get(NDA_LLADDR, b"").hex(":") == self.mac)
+
+
+class FdbEntry(NamedTuple):
+    """That a bridge reaches a MAC address through a port.
+
+    `static`: it does not age. (`permanent` would mean the bridge's own address: every frame to the pod would end
+    at the node.)
+    """
+
+    link: str
+    """The port."""
+    mac: str
+
+    def _body(self, index: int, state: int) -> bytes:
+        lladdr = attribute(NDA_LLADDR, bytes.fromhex(self.mac.replace(":", "")))
+        return _NDMSG.pack(AF_BRIDGE, index, state, NTF_MASTER, 0) + lladdr
+
+    def make(self, index: int) -> Request:
+        what = f"bridge fdb replace {self.mac} dev {self.link} master static"
+        return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, self._body(index, NUD_NOARP), what)
+
+    def drop(self, index: int) -> Request:
+        what = f"bridge fdb del {self.mac} dev {self.link} master"
+        return Request(RTM_DELNEIGH, 0, self._body(index, NUD_NOARP), what, fine=ABSENT)
+
+    def find(self, nl: Socket, index: int) -> bool:
+        body = self._body(index, 0)
+        message = nl.get(Request(RTM_GETNEIGH, 0, body, f"bridge fdb get {self.mac} dev {self.link} master", fine=ABSENT))
+        if not message:
+            return False
+        _family, port, state, _flags, _type = _NDMSG.unpack_from(message.body)
+        return bool(port == index and state & NUD_NOARP)
+
+

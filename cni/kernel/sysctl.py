@@ -1,0 +1,49 @@
+"""Network sysctls: small files under /proc/sys/net that show the namespace of the thread that opens them."""
+
+from __future__ import annotations
+
+import errno
+
+from cni.lean import NamedTuple, posix
+
+_ROOT = "/proc/sys/"
+
+
+class Sysctl(NamedTuple):
+    """One setting, as a path below /proc/sys (a dot in an interface's name makes the dotted form ambiguous)."""
+
+    path: str
+    value: str
+
+    def make(self) -> None:
+        """Writes it, in the calling thread's namespace. Raises OSError, naming the sysctl."""
+        try:
+            fd = posix.open(_ROOT + self.path, posix.O_WRONLY | posix.O_CLOEXEC)
+            try:
+                posix.write(fd, self.value.encode())
+            finally:
+                posix.close(fd)
+        except OSError as error:
+            raise OSError(error.errno, f"sysctl -w {self.path.replace('/', '.')}={self.value}: {error.strerror}") from error
+
+    def find(self) -> bool:
+        return read(self.path) == self.value
+
+
+def read(path: str) -> str | None:
+    """The value, or None where this kernel, or this interface, has no such setting. Raises OSError."""
+    try:
+        fd = posix.open(_ROOT + path, posix.O_RDONLY | posix.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR):
+            return None
+        raise
+    try:
+        return posix.read(fd, 4096).decode().strip()
+    finally:
+        posix.close(fd)
+
+
+def has_ipv6() -> bool:
+    """Whether the kernel knows IPv6 at all (it may be off on every interface)."""
+    return read("net/ipv6/conf/all/forwarding") is not None

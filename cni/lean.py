@@ -1,0 +1,267 @@
+"""What the path of a pod needs of the standard library, without the standard library's start-up.
+
+An executable that lives ten milliseconds can't spend seven of them on `import json`. Most of what
+`os`, `json`, `socket`, `struct`, `signal` and `ctypes` do for us sits in small C modules that the
+interpreter has built in or loads in a fraction of a millisecond; the Python around them is what costs.
+This module hands out those parts under names that the rest of the tree uses, each beside its public
+twin, which takes over where the part is missing (another interpreter, another build).
+
+Everything on an ADD's path imports from here what it needs of those six modules and of `typing`.
+Nothing else in the tree knows of the trick. Off that path (cli, runtime, install, tests) the public
+modules are used.
+
+The type checker only ever sees the public twins, or typeshed's stubs of the parts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import select
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket as socket
+    import os as posix
+    import signal
+    import struct
+    from collections.abc import Callable
+    from typing import Any, NamedTuple
+else:
+
+    def _part(name: str, twin: str):
+        try:
+            return __import__(name)
+        except ImportError:
+            return __import__(twin)
+
+    posix = _part("posix", "os")
+    signal = _part("_signal", "signal")
+    socket = _part("_socket", "socket")
+    struct = _part("_struct", "struct")
+
+__all__ = ["NamedTuple", "JSONError", "dumps", "environment", "fcntl", "loads", "posix", "select", "setns", "signal",
+           "socket", "struct", "time"]  # fmt: skip
+
+
+def environment() -> dict[str, str]:
+    """The process's environment as text; what isn't UTF-8 is kept by surrogate escapes, as in os.environ."""
+    raw: dict[Any, Any] = posix.environ  # type: ignore[assignment]  # bytes in posix, str in its twin
+    return {_text(key): _text(value) for key, value in raw.items()}
+
+
+def _text(value: bytes | str) -> str:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+# --- namespaces -------------------------------------------------------------------------------------
+
+
+def setns(fd: int, kind: int) -> None:
+    """Moves the calling thread into the namespace open as `fd`, which must be of `kind` (a CLONE_NEW* constant).
+
+    Raises OSError. (setns(2); `os.setns` exists since Python 3.12.)
+    """
+    if hasattr(posix, "setns"):
+        posix.setns(fd, kind)
+        return
+    failed = _libc_setns()(fd, kind)
+    if failed:
+        code = _errno()
+        raise OSError(code, posix.strerror(code))
+
+
+if not TYPE_CHECKING:
+    try:
+        import _ctypes
+
+        _errno = _ctypes.get_errno
+
+        def _libc_setns():
+            class Function(_ctypes.CFuncPtr):
+                # Without errno kept per call, the interpreter's own calls would overwrite it.
+                _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
+
+            return Function(_ctypes.dlsym(_ctypes.dlopen(None, 0), "setns"))
+
+    except ImportError:
+
+        def _errno():
+            import ctypes
+
+            return ctypes.get_errno()
+
+        def _libc_setns():
+            import ctypes
+
+            return ctypes.CDLL(None, use_errno=True).setns
+
+
+# --- JSON -------------------------------------------------------------------------------------------
+
+
+class JSONError(ValueError):
+    """The text is not one JSON document, or is one that two readers would understand differently."""
+
+
+class _Strict:
+    """What the C scanner asks its caller for. Refuses what JSON does not have and Python lets pass."""
+
+    strict = True
+    object_hook = None
+    parse_float = float
+    parse_int = int
+
+    @staticmethod
+    def object_pairs_hook(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen = set()
+            for name, _ in pairs:
+                if name in seen:
+                    raise JSONError(f'duplicate key "{name[:100]}"')
+                seen.add(name)
+        return found
+
+    @staticmethod
+    def parse_constant(name: str) -> object:
+        raise JSONError(f"{name} is not JSON")
+
+
+_BLANK = " \t\n\r"
+
+
+def loads(data: bytes | str) -> Any:
+    """The value of one JSON document (RFC 8259), read strictly.
+
+    Raises JSONError for anything else: duplicate keys, NaN, invalid UTF-8, trailing text, nesting deeper than
+    the interpreter's stack, integers of more digits than the interpreter converts.
+    """
+    try:
+        text = data if isinstance(data, str) else data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise JSONError(str(error)) from None
+    start = len(text) - len(text.lstrip(_BLANK))
+    try:
+        try:
+            value, end = _scan(text, start)
+        except SystemError:
+            # Up to 3.12 the C scanner expects the module that holds its error class to be loaded already.
+            __import__("json.decoder")
+            value, end = _scan(text, start)
+    except StopIteration:
+        raise JSONError("no JSON value found" if start < len(text) else "unexpected end of JSON input") from None
+    except RecursionError:
+        raise JSONError("nested too deeply") from None
+    except JSONError:
+        raise
+    except ValueError as error:  # JSONDecodeError, an integer of thousands of digits
+        raise JSONError(str(error)) from None
+    rest = text[end:].lstrip(_BLANK)
+    if rest:
+        raise JSONError(f"text after the JSON document, at character {len(text) - len(rest)}")
+    return value
+
+
+def dumps(value: object) -> str:
+    """`value` as JSON on one line, ASCII only.
+
+    Raises TypeError or ValueError (NaN, infinities) for what JSON cannot express, RecursionError for what is
+    nested too deeply.
+    """
+    return "".join(_encode(value, 0))
+
+
+def _unknown(value: object) -> object:
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
+
+
+if not TYPE_CHECKING:
+    try:
+        import _json
+
+        _scan = _json.make_scanner(_Strict)
+        _encode = _json.make_encoder(
+            None,  # markers, for circular references
+            _unknown,
+            _json.encode_basestring_ascii,
+            None,  # indent
+            ": ",
+            ", ",
+            False,  # sort_keys
+            False,  # skipkeys
+            False,  # allow_nan
+        )
+    except (ImportError, TypeError):
+        import json
+
+        _scan = json.JSONDecoder(
+            object_pairs_hook=_Strict.object_pairs_hook, parse_constant=_Strict.parse_constant
+        ).scan_once
+
+        def _encode(value, _level):
+            return json.dumps(value, default=_unknown, allow_nan=False)
+
+else:
+    _scan: Callable[[str, int], tuple[Any, int]]
+    _encode: Callable[[object, int], tuple[str, ...]]
+    _errno: Callable[[], int]
+    _libc_setns: Callable[[], Callable[[int, int], int]]
+
+
+# --- NamedTuple -------------------------------------------------------------------------------------
+
+if not TYPE_CHECKING:
+    try:
+        from _collections import _tuplegetter as _getter
+    except ImportError:
+        from operator import itemgetter
+
+        def _getter(index, doc):
+            return property(itemgetter(index), doc=doc)
+
+    class _Record(tuple):
+        """What every NamedTuple can do; its fields are the class's annotations, in order."""
+
+        __slots__ = ()
+        _fields = ()
+
+        def __new__(cls, /, *values, **named):
+            fields = cls._fields
+            if named or len(values) != len(fields):
+                defaults = cls._field_defaults
+                rest = fields[len(values) :]
+                missing = [field for field in rest if field not in named and field not in defaults]
+                surplus = [str(value) for value in values[len(fields) :]] + [key for key in named if key not in rest]
+                if missing or surplus:
+                    raise TypeError(
+                        f"{cls.__name__}({', '.join(fields)}): missing {', '.join(missing) or 'nothing'}, "
+                        f"not understood {', '.join(surplus) or 'nothing'}"
+                    )
+                values += tuple([named[field] if field in named else defaults[field] for field in rest])
+            return tuple.__new__(cls, values)
+
+        def __repr__(self):
+            return f"{type(self).__name__}({', '.join(f'{f}={v!r}' for f, v in zip(self._fields, self))})"
+
+        def __getnewargs__(self):
+            return tuple(self)
+
+        def _replace(self, /, **named):
+            return type(self)(**{**self._asdict(), **named})
+
+        def _asdict(self):
+            return dict(zip(self._fields, self))
+
+    class _Builder(type):
+        def __new__(mcs, name, bases, body):
+            if not bases:
+                return type.__new__(mcs, name, bases, body)
+            fields = tuple(body.get("__annotations__", ()))
+            defaults = {field: body.pop(field) for field in fields if field in body}
+            body.update((field, _getter(i, field)) for i, field in enumerate(fields))
+            body.update(_fields=fields, _field_defaults=defaults, __match_args__=fields, __slots__=())
+            return type.__new__(type, name, (_Record,), body)
+
+    class NamedTuple(metaclass=_Builder):
+        """`typing.NamedTuple`'s class syntax without `typing` (9 ms), and no constructor compiled per class."""

@@ -1,0 +1,210 @@
+"""The protocol's shell: a call comes in as environment and stdin, and goes out as stdout and an exit code.
+
+Here, and only here, exceptions become CNI errors, and one JSON document goes to stdout: a result, an error, or
+nothing. What else there is to say goes to stderr, which runtimes log. Nothing below knows of streams.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from cni.kernel.netlink import NetlinkError
+from cni.lean import dumps, loads, posix
+from cni.plugins import HOST_LOCAL, NAMES, PLUGINS
+from cni.spec import versions
+from cni.spec.errors import (
+    INTERNAL,
+    INVALID_CONFIG,
+    IO_FAILURE,
+    KERNEL_REFUSED,
+    STATE_UNUSABLE,
+    TRY_AGAIN_LATER,
+    CNIError,
+)
+from cni.spec.netconf import NetConf, read_stdin
+from cni.spec.request import Request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Final
+
+    from cni.plugins import Plugin
+    from cni.spec.result import Result
+    from cni.wanted import Addresses
+
+# Refusals that the same request may not meet a moment later.
+_PASSING: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETIMEDOUT})
+
+
+def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr: int) -> int:
+    """Serves one call of the plugin that `argv0` names; the streams are descriptors. Returns the exit code.
+
+    Whatever happens, stdout gets one JSON document or nothing.
+    """
+    version = versions.CURRENT
+    try:
+        if environ.get("CNI_COMMAND") == "VERSION":
+            _write(stdout, _version(stdin))
+            return 0
+        request = Request.parse(environ)
+        conf = NetConf.parse(read_stdin(stdin))
+        if conf.cni_version in versions.SUPPORTED:
+            version = conf.cni_version
+        request.require_known()
+        versions.require_supported(version := conf.cni_version)
+        versions.require_command(request.command, version)
+        result = serve(_name(argv0), request, conf, environ)
+        if result is not None:
+            _write(stdout, result.to_json(version))
+        return 0
+    except CNIError as error:
+        failure = error
+    except OSError as error:
+        failure = translated(error)
+    except BaseException as error:
+        # The last resort, KeyboardInterrupt included: the runtime hears of it in the protocol's terms too.
+        _say(stderr, _traceback(error))
+        failure = CNIError(INTERNAL, f"{type(error).__name__}: {error}", "this is a defect; stderr has the traceback")
+    told = failure.to_json(version if version in versions.SUPPORTED else versions.CURRENT)
+    for note in getattr(failure, "__notes__", ()):
+        _say(stderr, note)
+    try:
+        _write(stdout, told)
+    except OSError as error:
+        _say(stderr, f"stdout: {error.strerror}; the error was {told}")
+    return 1
+
+
+def translated(error: OSError) -> CNIError:
+    """A refusal of the kernel, or of a file system, in the terms of the specification."""
+    if isinstance(error, NetlinkError):
+        code = TRY_AGAIN_LATER if error.errno in _PASSING else KERNEL_REFUSED
+        failure = CNIError(code, str(error), "the kernel refused it; the part before the colon can be replayed by hand")
+    else:
+        where = f"{error.filename}: " if error.filename else ""
+        code = TRY_AGAIN_LATER if error.errno in _PASSING else STATE_UNUSABLE
+        name = errno.errorcode.get(error.errno or 0, "?")
+        failure = CNIError(code, f"{where}{error.strerror or error} ({name})", _advice(error.errno))
+    for note in getattr(error, "__notes__", ()):
+        failure.add_note(note)
+    return failure
+
+
+def _advice(code: int | None) -> str:
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return "make room on that file system"
+    if code in (errno.EACCES, errno.EPERM):
+        return "a plugin needs root: CAP_NET_ADMIN and CAP_SYS_ADMIN, and its state directories"
+    if code == errno.EROFS:
+        return "mount it for writing, or move the state with PODWIRE_RUN_DIR"
+    return "see the node's log"
+
+
+def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str]) -> Result | None:
+    """One verb of one plugin. Only ADD has a result. Raises CNIError, OSError."""
+    if name == HOST_LOCAL:
+        from cni import hostlocal
+
+        return hostlocal.run(request.command, conf, request)
+    return _attach(name, PLUGINS[name], request, conf, environ)
+
+
+def _attach(name: str, plugin: Plugin, request: Request, conf: NetConf, environ: Mapping[str, str]) -> Result | None:
+    from cni import addresses
+    from cni.attach import engine
+    from cni.attach.node import DEFAULT_RUN_DIR, Node
+    from cni.wanted import Key
+
+    command = request.command
+    leaving = command == "DEL"
+    try:
+        ipam = addresses.of(conf, request.args, request.path)
+    except CNIError as error:
+        if not leaving:
+            raise
+        ipam = _Unreadable(error)
+    run_dir = environ.get("PODWIRE_RUN_DIR") or DEFAULT_RUN_DIR
+    node = Node(run_dir, lambda delegation: addresses.reopen(delegation, request.path))
+    if command == "GC":
+        if plugin.recorded:
+            engine.gc(node, conf.name, name, ipam, conf.valid_attachments)
+        return None
+    # What a record lists goes without the code that knows why; so a DEL never stumbles over its configuration.
+    features = () if leaving and plugin.recorded else plugin.features(conf, request.args)
+    if command == "STATUS":
+        engine.status(node, ipam)
+        return None
+    call = engine.Call(
+        key=Key(conf.name, request.container_id, request.ifname, name),
+        netns=request.netns,
+        own_netns_is_fine=request.netns_override,
+        cni_version=conf.cni_version,
+        features=features,
+        addresses=ipam,
+        prev=conf.prev_result,
+        dns=conf.dns,
+        recorded=plugin.recorded,
+    )
+    if command == "ADD":
+        return engine.add(node, call)
+    if leaving:
+        engine.delete(node, call)
+    else:
+        engine.check(node, call)
+    return None
+
+
+class _Unreadable:
+    """The addresses of a DEL whose configuration can't be read: of no matter where a record knows better."""
+
+    def __init__(self, error: CNIError) -> None:
+        self._error = error
+
+    def release(self, key: object, netns: str) -> None:
+        raise self._error
+
+
+def _name(argv0: str) -> str:
+    name = argv0.rpartition("/")[2]
+    if name not in NAMES:
+        raise CNIError(
+            INVALID_CONFIG,
+            f'"{name}" is not the name of a plugin, so it can\'t be a type',
+            f"this file is a plugin where it is called {', '.join(NAMES)}: copy it under that name",
+        )
+    return name
+
+
+def _version(stdin: int) -> str:
+    """The answer to VERSION, in the version that was asked in where that can be known."""
+    asked = versions.CURRENT
+    # A person at a terminal has nothing to say on stdin.
+    if not posix.isatty(stdin):
+        try:
+            told = loads(read_stdin(stdin))
+        except (CNIError, ValueError):
+            told = None
+        if isinstance(told, dict) and told.get("cniVersion") in versions.SUPPORTED:
+            asked = told["cniVersion"]
+    return dumps({"cniVersion": asked, "supportedVersions": list(versions.SUPPORTED)})
+
+
+def _write(fd: int, document: str) -> None:
+    """One line. Raises OSError, for a stdout that is closed too: a result that nobody got is a failure."""
+    data = document.encode() + b"\n"
+    while data:
+        data = data[posix.write(fd, data) :]
+
+
+def _say(fd: int, text: str) -> None:
+    try:
+        posix.write(fd, f"podwire: {text.rstrip()}\n".encode("utf-8", "backslashreplace"))
+    except OSError:
+        pass  # nobody listens on stderr, and stdout has the error
+
+
+def _traceback(error: BaseException) -> str:
+    import traceback
+
+    return "".join(traceback.format_exception(error))

@@ -1,0 +1,50 @@
+"""Names of plugins → what they make of their configuration.
+
+A plugin is a parser from its keys to features; which features, is all that is said here. Each is imported when
+its plugin is called, since start-up is part of the data path.
+"""
+
+from __future__ import annotations
+
+from cni.lean import NamedTuple
+from cni.spec.request import parse_args
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+    from cni.spec.netconf import NetConf
+    from cni.wanted import Feature
+
+_ARGS: Final = frozenset(("MAC", "IP"))
+
+
+class Plugin(NamedTuple):
+    """A plugin that attaches pods, so one that the engine serves."""
+
+    features: Callable[[NetConf, str], tuple[Feature, ...]]
+    """From the configuration and CNI_ARGS. Raises CNIError."""
+    recorded: bool
+    """Whether anything of it may exist outside the pod."""
+
+
+def _bridge(conf: NetConf, args: str) -> tuple[Feature, ...]:
+    from cni.features.bridge import BridgeFeature
+
+    return (BridgeFeature.parse(conf, parse_args(args, _ARGS)),)
+
+
+def _loopback(_conf: NetConf, _args: str) -> tuple[Feature, ...]:
+    from cni.features.loopback import LoopbackFeature
+
+    return (LoopbackFeature(),)
+
+
+PLUGINS: Final = {
+    "bridge": Plugin(_bridge, recorded=True),
+    "loopback": Plugin(_loopback, recorded=False),
+}
+HOST_LOCAL: Final = "host-local"
+"""The one that hands out addresses and attaches nothing."""
+NAMES: Final = (*PLUGINS, HOST_LOCAL)

@@ -1,0 +1,169 @@
+"""The words that features and the engine share: who is attached, and what should exist for it.
+
+A feature is a pure function from a `Pod`, in which everything has been chosen already, to a `Wanted`: the
+kernel objects that should exist, in the groups in which they come to be. The engine makes them, finds them,
+takes them away, and knows no feature; features know neither each other nor the engine.
+"""
+
+from __future__ import annotations
+
+from cni.lean import NamedTuple
+from cni.spec.result import Interface, IPConfig, Result, Route
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Protocol, Self
+
+    from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
+    from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+    from cni.kernel.sysctl import Sysctl
+    from ipam.address import Interface as Prefixed
+
+_BASE32 = "0123456789abcdefghijklmnopqrstuv"
+
+
+def fnv1a(data: bytes) -> int:
+    """The 64-bit FNV-1a hash: small, the same on every machine, and not sensitive to FIPS as hashlib is."""
+    value = 0xCBF29CE484222325
+    for byte in data:
+        value = (value ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return value
+
+
+class Key(NamedTuple):
+    """Names one attachment: a container's interface in a network, as one plugin made it."""
+
+    network: str
+    container_id: str
+    ifname: str
+    plugin: str
+
+    def __str__(self) -> str:
+        """`<network>/<containerID>@<ifname>@<plugin>`: no container ID has an `@`, and no network a slash."""
+        return f"{self.network}/{self.container_id}@{self.ifname}@{self.plugin}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """The inverse of `str`; None for text that is no key."""
+        network, slash, rest = text.partition("/")
+        container_id, first, rest = rest.partition("@")
+        ifname, last, plugin = rest.rpartition("@")
+        return cls(network, container_id, ifname, plugin) if slash and first and last and plugin else None
+
+    @property
+    def hash(self) -> int:
+        return fnv1a(str(self).encode("utf-8", "surrogateescape"))
+
+    @property
+    def tag(self) -> str:
+        """The name of the attachment's link on the node, and what marks everything on the node as its own.
+
+        15 characters, as many as an interface's name may have: `pw` and a 64-bit hash of the key. It is the same
+        each time, so that what a lost record leaves behind can still be found.
+        """
+        value = self.hash
+        return "pw" + "".join([_BASE32[value >> shift & 31] for shift in range(60, -1, -5)])
+
+
+class Delegation(NamedTuple):
+    """What a record keeps of an attachment's IPAM, so that releasing needs no current configuration."""
+
+    type: str
+    """The IPAM's `type`; "" for a network without addresses."""
+    config: str
+    """The network configuration of the ADD, verbatim."""
+    args: str
+    """CNI_ARGS of the ADD, verbatim."""
+
+
+class Seen(NamedTuple):
+    """A link of the node that an attachment needs: as it is, or as it will be made."""
+
+    mac: str
+    mtu: int
+
+
+class Pod(NamedTuple):
+    """One attachment with everything chosen: its names, MACs and addresses, before anything of it exists."""
+
+    key: Key
+    netns: str
+    """CNI_NETNS; goes into the result as `sandbox`."""
+    ifname: str
+    tag: str
+    mac: str
+    host_mac: str
+    ips: tuple[IPConfig, ...]
+    routes: tuple[Route, ...]
+    seen: Mapping[str, Seen]
+    """The node's links that the features named in `needs`."""
+
+
+class Switch(NamedTuple):
+    """A bridge that attachments share, with the addresses by which the node is their gateway."""
+
+    bridge: Bridge
+    gateways: tuple[Prefixed, ...]
+
+
+class Wanted(NamedTuple):
+    """What should exist for an attachment, by group; each group is made after the one before."""
+
+    switches: tuple[Switch, ...] = ()
+    """Shared by attachments: ensured, and never taken away."""
+    settings: tuple[Sysctl, ...] = ()
+    """Of the node, shared."""
+    veths: tuple[Veth, ...] = ()
+    tuning: tuple[Sysctl, ...] = ()
+    """Of the pod."""
+    pod: tuple[LinkUp | LinkAddress | LinkRoute | Neighbour, ...] = ()
+    node: tuple[BridgePort | FdbEntry | Neighbour, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
+    """Of the result; addresses point into them."""
+    ips: tuple[IPConfig, ...] = ()
+    routes: tuple[Route, ...] = ()
+    reported: tuple[str, ...] = ()
+    """Links of the pod that we don't give their addresses, and whose addresses the result shows all the same."""
+
+    def and_also(self, other: Wanted) -> Wanted:
+        """Both, with the indexes of the other's addresses moved behind our interfaces."""
+        shift = len(self.interfaces)
+        moved = other._replace(
+            ips=tuple([ip if ip.interface is None else ip._replace(interface=ip.interface + shift) for ip in other.ips])
+        )
+        return Wanted(*[a + b for a, b in zip(self, moved, strict=True)])
+
+
+if TYPE_CHECKING:
+
+    class Feature(Protocol):
+        """One thing that happens to a pod."""
+
+        @property
+        def needs(self) -> tuple[Bridge, ...]:
+            """The node's links that `wanted` asks about, as they would be made where they don't exist."""
+
+        @property
+        def mac(self) -> str:
+            """The MAC that the pod's end must have; "" for any."""
+
+        def wanted(self, pod: Pod) -> Wanted: ...
+
+    class Addresses(Protocol):
+        """Where an attachment's addresses come from and go to. Raises CNIError."""
+
+        delegation: Delegation
+
+        def acquire(self, key: Key, netns: str) -> Result:
+            """Reserves; all or nothing."""
+
+        def release(self, key: Key, netns: str) -> None:
+            """Gives back whatever the attachment holds; nothing held is fine."""
+
+        def check(self, key: Key, netns: str, prev: Result) -> None: ...
+
+        def status(self) -> None: ...
+
+        def gc(self, network: str, valid: frozenset[tuple[str, str]]) -> None:
+            """Releases what belongs to no attachment in `valid`: (container ID, interface name)."""
