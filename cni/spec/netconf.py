@@ -4,8 +4,8 @@ Here is what all plugins have in common (specification, section 1 "Plugin config
 section 3 "Derivation of execution configuration"); what belongs to one plugin is left in `keys` for its parser.
 The bytes themselves are kept, since a delegate gets them unchanged, unknown keys and all.
 
-Whether we speak the configuration's version is asked afterwards (`versions.require_supported`): what can't be
-read at all comes first, and an unknown command in between, as in the reference.
+What can't be read at all is reported first, then the name, then the version, and only then what the rest says: a
+configuration of a version to come may say it in ways that we'd misunderstand.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class NetConf(NamedTuple):
 
     @classmethod
     def parse(cls, stdin: bytes) -> Self:
-        """CNIError 6 for what isn't a JSON object or names no version, 7 for what it says, 5 for too much of it."""
+        """CNIError 6 for what isn't a JSON object or has no version's form, 1 for a version that we don't speak, 7 for
+        what it says, 5 for too much of it."""
         if len(stdin) > STDIN_BYTES:
             raise _too_long(STDIN_BYTES)
         keys = _read(stdin)
@@ -74,6 +75,7 @@ class NetConf(NamedTuple):
                 f"name is {shown(name)}, of {len(name)} characters; {_NAME_BYTES} are allowed",
             )
         versions.parse(version)
+        versions.require_supported(version)
         previous = keys.raw("prevResult")
         return cls(
             version,
