@@ -87,6 +87,9 @@ class Directory:
     def __exit__(self, *_: object) -> None:
         try:
             self._unstage()
+        except OSError:
+            # Left for `sweep`. An error here would deny the caller what is done already.
+            pass
         finally:
             for descriptor, _size in self._cursors.values():
                 posix.close(descriptor)
