@@ -1,6 +1,61 @@
+# `make` alone lists what can be made. What a target needs of the machine is in tests/deps.sh.
 .DEFAULT_GOAL := help
-PY := .venv/bin/python
+.DELETE_ON_ERROR:
 
-.PHONY: help
+PYTHON_VENV := .venv/bin/python
+SESSION := $(PYTHON_VENV) -m tests.session
+
+.PHONY: help deps bin lint check test test-vm demo bench clean
+
 help: ## list these targets
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | while read -r target text; do printf '  make %-9s %s\n' "$$target" "$$text"; done
+
+deps: ## get what is missing: system packages (apt, as root) and .venv
+	@tests/deps.sh lint check test demo bench
+	@$(MAKE) --no-print-directory .venv/ready
+
+bin: $(PYTHON_VENV) ## build the executable and its drop-in copies into bin/
+	$(PYTHON_VENV) -m install.executable --output bin/
+
+lint: .need/lint .venv/ready ## ruff and mypy
+	$(PYTHON_VENV) -m ruff check .
+	$(PYTHON_VENV) -m ruff format --check .
+	$(PYTHON_VENV) -m mypy
+
+check: .need/check .venv/ready ## the quick tests: pure ones, and kernel objects (2 minutes)
+	$(SESSION) tests/unit tests/kernel -m "not slow"
+
+test: .need/test .venv/ready ## every test but test-vm's (under 25 minutes)
+	$(SESSION) tests --ignore=tests/vm
+	$(SESSION) tests/unit tests/kernel $(wildcard tests/verbs) -m "not slow" --twins
+
+test-vm: .need/test .venv/ready ## the tests that need another kernel
+	$(SESSION) tests/vm
+
+demo: .need/demo $(PYTHON_VENV) ## two pods on one node talk to each other; nothing is left
+	$(PYTHON_VENV) -m cni.cli.demo
+
+bench: .need/bench .venv/ready bin ## ours against the reference plugins, side by side
+	$(PYTHON_VENV) -m bench
+
+clean: ## remove what was built (.venv stays)
+	rm -rf bin dist .cache
+	find cni ipam install bench tests -name __pycache__ -prune -exec rm -rf {} +
+
+# --- what the targets above stand on ----------------------------------------------------------------
+
+NEEDS := .need/lint .need/check .need/test .need/demo .need/bench
+.PHONY: $(NEEDS)
+$(NEEDS): .need/%:
+	@tests/deps.sh $*
+
+.venv/bin/python:
+	@tests/deps.sh python
+
+.venv/ready: pyproject.toml
+	@tests/deps.sh packages
+
+# A checkout that was moved or copied takes its .venv along, which still points to where it was.
+ifneq ($(file <.venv/ready),$(CURDIR))
+.PHONY: .venv/ready
+endif

@@ -68,7 +68,6 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     if refusal := session.refusal(dict(os.environ)):
         pytest.exit(refusal, returncode=pytest.ExitCode.USAGE_ERROR)
-    leaks.adopt_orphans()
     if config.getoption("--twins"):
         _use_twins()
 
@@ -163,10 +162,11 @@ def leaves_nothing(request: pytest.FixtureRequest) -> Iterator[None]:
     if not set(CHECKED) & set(request.path.parts):
         yield
         return
-    before = leaks.Traces.now()
-    yield
-    left = leaks.left_since(before)
-    leaks.sweep(left)
+    with leaks.orphans_adopted():
+        before = leaks.Traces.now()
+        yield
+        left = leaks.left_since(before)
+        leaks.sweep(left)
     if left:
         pytest.fail("left behind: " + "; ".join(left), pytrace=False)
 

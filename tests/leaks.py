@@ -15,7 +15,10 @@ import socket
 import struct
 import time
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PATIENCE_S = 3.0
 
@@ -47,9 +50,15 @@ class Traces(NamedTuple):
         return sorted(trace for kind, old in zip(self, before) for trace in kind - old)
 
 
-def adopt_orphans() -> None:
-    """Makes this process the parent of what its children leave running, so that `children` sees it."""
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+@contextlib.contextmanager
+def orphans_adopted() -> Iterator[None]:
+    """This process is the parent of what its children leave running, so that `children` sees it."""
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield
+    finally:
+        libc.prctl(PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 def left_since(before: Traces) -> list[str]:

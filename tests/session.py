@@ -23,11 +23,12 @@ MARK = "PODWIRE_TEST_SESSION"
 
 TOP = Path(__file__).resolve().parent.parent
 
-NO_NAMESPACES = (
-    "tests: they need root or user namespaces, and this machine grants an ordinary user neither "
-    "(see /proc/sys/user/max_user_namespaces, kernel.unprivileged_userns_clone, "
-    "kernel.apparmor_restrict_unprivileged_userns); run them as root."
-)
+FORBIDDEN = {
+    True: "this machine forbids network namespaces even to root: in a container, start it with --privileged",
+    False: "this machine forbids user namespaces to ordinary users: allow them (sysctl user.max_user_namespaces, "
+    "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns), or run the tests as root",
+}
+"""By whether we are root: why there can be no session, and what to do."""
 
 # fd 9 is the checkout, which a tmpfs hides where it lives under /var/lib or /run.
 SETUP = """
@@ -50,9 +51,12 @@ def main(arguments: list[str]) -> NoReturn:
     unshare = ["unshare", "--net", "--mount"]
     if os.geteuid() != 0:
         unshare += ["--user", "--map-root-user"]
-    trial = subprocess.run([*unshare, "true"], capture_output=True, text=True, check=False)
+    # Mounting is part of the question: some containers allow namespaces and not what they are for.
+    trial = subprocess.run(
+        [*unshare, "mount", "-t", "tmpfs", "tmpfs", "/run"], capture_output=True, text=True, check=False
+    )
     if trial.returncode:
-        sys.exit(f"{NO_NAMESPACES} ({trial.stderr.strip()})")
+        sys.exit(f"tests: {FORBIDDEN[os.geteuid() == 0]} ({trial.stderr.strip()}).")
     checkout = os.open(TOP, os.O_RDONLY | os.O_DIRECTORY)
     os.dup2(checkout, 9)  # inheritable, unlike what os.open returns
     os.chdir(TOP)

@@ -28,7 +28,8 @@ def pytest_on(text: str, *arguments: str, **env: str) -> subprocess.CompletedPro
     ]
     return subprocess.run(
         [*SESSION, "--exec", "sh", "-c", script, sys.executable, *settings, *arguments],
-        input=text, cwd=session.TOP, env=os.environ | {"COLUMNS": "500"} | env, capture_output=True, text=True, check=False,
+        input=text, cwd=session.TOP, env=os.environ | {"COLUMNS": "500"} | env,
+        capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 

@@ -32,8 +32,8 @@ LAYERS = {
     "cni.attach": POD,
     "ipam": "cni.lean ipam.address",
     "cni.invoke": "cni.lean cni.spec cni.wanted",
-    "cni.addresses": "cni.lean ipam.address cni.spec cni.wanted ipam cni.invoke",
-    "cni.hostlocal": "cni.lean ipam.address cni.spec cni.wanted ipam cni.addresses",
+    "cni.hostlocal": "cni.lean ipam.address cni.spec cni.wanted ipam",
+    "cni.addresses": "cni.lean ipam.address cni.spec cni.wanted ipam cni.invoke cni.hostlocal",
     "cni.plugin": f"{POD} cni.attach cni.plugins cni.addresses cni.hostlocal cni.invoke ipam",
     "cni.__main__": "cni.lean cni.plugin cni.cli",
     # For people: not on the path of a pod, and imported by nothing that is.
@@ -50,6 +50,9 @@ STARTERS = ("install.loader", "install.sources")
 
 BUILT_IN = {"__future__", "errno", "fcntl", "gc", "select", "sys", "time"}
 """Standard modules without any Python in them, which the path of a pod may name; the rest comes from `cni.lean`."""
+
+IN_A_FAILURE = {("cni.plugin", "traceback")}
+"""Who may import what slow module when nothing is on time any more: here, to show a bug of ours."""
 
 GENERIC = {"json", "logging", "select", "signal", "socket", "struct", "time", "types"}
 """Names of standard modules that a script started inside our directory would import instead of theirs."""
@@ -161,7 +164,9 @@ def test_the_path_of_a_pod_needs_no_module_that_is_slow_to_import(module: Module
     wrong = [
         f"line {it.line}: {it.module}"
         for it in module.imports
-        if not it.for_types and it.module.split(".")[0] not in {"cni", "ipam", *BUILT_IN}
+        if not it.for_types
+        and it.module.split(".")[0] not in {"cni", "ipam", *BUILT_IN}
+        and (module.name, it.module) not in IN_A_FAILURE
     ]
 
     assert not wrong, f"{module.name}: take it from cni.lean, or from under TYPE_CHECKING"
