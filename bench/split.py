@@ -32,8 +32,28 @@ from install.executable import pinned
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_RUN = "m.run(c,f)"
+_BECOME = 'exec(c.pop("install.loader"))'
 """The last line of the header's Python: what it has read becomes the program (see install.executable)."""
+
+# What takes the place of that line: the loader does its work, and the modules are imported, but nothing is run.
+_ONLY_IMPORT = """\
+m={{"__name__":"install.loader"}}
+exec(c.pop("install.loader"),m)
+m=m["Members"](c,f)
+sys.meta_path.insert(0,m)
+m.preload()
+{imports}
+posix._exit(0)"""
+
+# Put before it: tells on stderr what has been imported when the program leaves.
+_TELL = """\
+import posix,sys
+l=posix._exit
+def t(code):
+ posix.write(2," ".join(sys.modules).encode())
+ l(code)
+posix._exit=t
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,31 +88,29 @@ class Header:
         text = executable.read_bytes().partition(b"PK\x03\x04")[0].decode("utf-8", "surrogateescape")
         found = re.search(r"^first='(.*?)'$", text, re.MULTILINE | re.DOTALL)
         pythons = re.search(r"^for python in (.*); do$", text, re.MULTILINE)
-        if not found or not pythons or not found[1].endswith(_RUN):
+        if not found or not pythons or not found[1].endswith(_BECOME):
             raise ValueError(f"{executable} does not begin like an executable of ours")
         self.first = found[1]
         self.python = next(path for path in pythons[1].split() if Path(path).exists())
 
-    def leave_after_importing(self, modules: Sequence[str]) -> str:
+    def only_import(self, modules: Sequence[str]) -> str:
         """The same, but that it imports these modules and then leaves at once."""
-        lines = ["sys.meta_path.insert(0,m.Members(c,f))", *(f"import {name}" for name in modules), "posix._exit(0)"]
-        return self.first.removesuffix(_RUN) + "\n ".join(lines)
+        return self.first.removesuffix(_BECOME) + _ONLY_IMPORT.format(imports="\n".join(f"import {m}" for m in modules))
 
 
 def imported(header: Header, executable: Path, node: Node) -> list[str]:
     """Names of the modules that an ADD imports and the interpreter alone does not, in that order."""
 
     def names(call: Call, program: str, *argv: str) -> tuple[list[str], bytes]:
-        command = [header.python, "-IS", "-X", "importtime", "-c", program, *argv]
+        command = [header.python, "-IS", "-c", _TELL + program, *argv]
         done = subprocess.run(command, env=dict(call.environ), input=call.stdin, capture_output=True, check=True)
-        lines = (line.rpartition("|") for line in done.stderr.decode().splitlines())
-        return [name.strip() for start, _, name in lines if start.startswith("import time:")], done.stdout
+        return done.stderr.decode().split(), done.stdout
 
     add = node.add_call(0)
-    brought_along, _ = names(add, "pass")
+    brought_along, _ = names(add, "posix._exit(0)")
     found, result = names(add, header.first, str(executable))
     time_ns(node.delete_call(add, result))
-    return [name for name in found if name not in (*brought_along, "imported package")]
+    return [name for name in found if name not in brought_along]
 
 
 def main(argv: Sequence[str]) -> int:
@@ -112,7 +130,7 @@ def main(argv: Sequence[str]) -> int:
         "process": ("/bin/true",),
         "shell": (str(only_shell),),
         "interpreter": (*python, "import posix; posix._exit(0)"),
-        "imports": (*python, header.leave_after_importing(modules), str(executable)),
+        "imports": (*python, header.only_import(modules), str(executable)),
     }
     taken: dict[str, list[int]] = {what: [] for what in (*stops, "add", "delete")}
     gc.collect()

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 NEEDED = {"unshare": "util-linux", "mount": "mount", "ip": "iproute2"}
 """Programs, and the Debian packages they come in."""
 
+_OUTSIDE = "PODWIRE_OUTSIDE"
+
 # Debian gives an ordinary user's PATH no sbin, where `ip` is.
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -58,16 +60,24 @@ def command() -> tuple[str, ...]:
 
 
 def environment() -> dict[str, str]:
-    """Ours, with the directories in PATH that administrators' programs live in."""
-    return {**os.environ, "PATH": f"{os.environ.get('PATH', '')}:{PATH}".lstrip(":")}
+    """Ours, for a command behind `command`: PATH with administrators' directories, and a note of where outside is."""
+    path = f"{os.environ.get('PATH', '')}:{PATH}".lstrip(":")
+    return {**os.environ, "PATH": path, _OUTSIDE: " ".join(_namespaces())}
+
+
+def _namespaces() -> list[str]:
+    return [os.readlink(f"/proc/self/ns/{kind}") for kind in ("net", "mnt")]
 
 
 def furnish(empty: Sequence[str] = ("/run",)) -> None:
     """Makes the inside of a fresh node usable: `empty` directories to write to, and `lo`.
 
-    To be called inside only: outside it would cover the machine's own directories. `unshare --mount` has made
-    all mounts private, so that nothing mounted here is seen anywhere else.
+    `unshare --mount` has made all mounts private, so that nothing mounted here is seen anywhere else. Raises
+    RuntimeError outside, where this would cover the machine's own directories.
     """
+    outside = os.environ.get(_OUTSIDE, "").split()
+    if not outside or set(outside) & set(_namespaces()):
+        raise RuntimeError("not in a throw-away node")
     for directory in empty:
         run("mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", directory)
     run("ip", "link", "set", "lo", "up")
