@@ -1,13 +1,13 @@
 """Builds the executable: one file that runs wherever there is a Python, and starts fast on those known here.
 
 The file is a shell header with a zip archive behind it. The archive holds our sources, and for each minor
-version of Python that the build found two members of marshalled code, named by its cache tag:
+version of Python that the build found two members of compiled code, named by its cache tag:
 
-    cpython-311/pod     every module on the path of a pod, as one object
-    cpython-311/rest    the modules of the commands for people, each for itself
+    cpython-311/always    what every call imports, as one object
+    cpython-311/others    what only some calls import (features, the commands for people), module by module
 
-The header finds an interpreter and starts it with a few lines of Python, which take the member of that
-interpreter from the executable (`install.loader` does the rest), or else the sources (`install.sources`).
+The header finds an interpreter and starts it with a few lines of Python, which read the first member of that
+interpreter (`install.loader` does the rest), or else go for the sources (`install.sources`).
 
 Same sources and interpreters, same bytes: nothing in the file depends on when or where it was built.
 """
@@ -15,6 +15,7 @@ Same sources and interpreters, same bytes: nothing in the file depends on when o
 from __future__ import annotations
 
 import argparse
+import ast
 import io
 import json
 import os
@@ -28,18 +29,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    Modules = Mapping[str, tuple[str, str]]  # {module name: (file name, source text)}
 
 PACKAGES = ("cni", "ipam", "install")
-OFF_THE_PATH_OF_A_POD = ("cni.cli", "cni.runtime", "cni.agent", "cni.cluster", "cni.policy", "install")
+PROGRAM = "cni.__main__"
 LOADER = "install.loader"
 
 OLDEST, NEWEST = 11, 20
 """Minor versions of Python 3 that the header looks for in /usr/bin, whether or not they have a member."""
 
-# Compiled at every start, 0.04 ms per 100 characters, so: one-letter names, nothing that can be done later, and
-# what is done rarely in a string. No single quote may occur in it. It has to be valid Python 3.6: an interpreter
-# without a member, of whatever version, comes to install.sources, which looks at the version.
+LOCAL_HEADER_BYTES = 30
+"""What a zip archive puts before a member, besides the member's name (APPNOTE 4.3.7)."""
+
+# Compiled at every start, 0.03 ms per 100 characters, so: short names, nothing that can be done later, and what is
+# done rarely in a string. No single quote may occur in it. It has to be valid Python 3.6: an interpreter without
+# a member, of whatever version, comes to install.sources, which looks at the version.
 FIRST = '''\
 import sys,gc,marshal,posix
 a=sys.argv
@@ -65,10 +71,7 @@ except ImportError:
  sys.exit(1)
 run()
 """)
-else:
- m=type(sys)("install.loader")
- exec(c[m.__name__],m.__dict__)
- m.run(c,f)'''
+exec(c.pop("loader"))'''
 
 HEADER = r"""#!/bin/sh
 # podwire: the network of pods, in one file. Behind this text lies a zip archive; `unzip -l` lists what is in it.
@@ -136,10 +139,37 @@ def module_name(file: str) -> str:
     return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-def on_the_path_of_a_pod(module: str) -> bool:
-    if module == LOADER:
-        return True
-    return not any(module == name or module.startswith(name + ".") for name in OFF_THE_PATH_OF_A_POD)
+def imported(program: str, modules: Modules) -> list[str]:
+    """What importing `program` always imports of `modules`: it comes last, each after those that it imports itself."""
+    order: dict[str, None] = {}
+
+    def visit(name: str, seen: tuple[str, ...]) -> None:
+        if name in order or name in seen or name not in modules:
+            return
+        visit(name.rpartition(".")[0], seen)
+        for one in _imports(ast.parse(modules[name][1]).body):
+            visit(one, (*seen, name))
+        order[name] = None
+
+    visit(program, ())
+    return list(order)
+
+
+def _imports(statements: Iterable[ast.stmt]) -> Iterator[str]:
+    """Modules that may be meant by the import statements executed with a module's body."""
+    for statement in statements:
+        match statement:
+            case ast.Import(names):
+                yield from (alias.name for alias in names)
+            case ast.ImportFrom(module=str(module), names=names):
+                yield module
+                yield from (f"{module}.{alias.name}" for alias in names)
+            case ast.If(test=ast.Name("TYPE_CHECKING"), orelse=rest):
+                yield from _imports(rest)
+            case ast.If(body=body, orelse=rest):
+                yield from _imports([*body, *rest])
+            case ast.Try(body, handlers, rest, final):
+                yield from _imports([*body, *(one for handler in handlers for one in handler.body), *rest, *final])
 
 
 def build(root: Path, known: Sequence[Interpreter]) -> bytes:
@@ -147,11 +177,12 @@ def build(root: Path, known: Sequence[Interpreter]) -> bytes:
     texts = sources(root)
     members: dict[str, bytes] = {file: text.encode() for file, text in texts.items()}
     modules = {module_name(file): (f"<podwire>/{file}", text) for file, text in texts.items()}
+    always = imported(PROGRAM, modules)
+    first = {"loader": modules[LOADER], **{name: modules[name] for name in always}}
+    others = {name: modules[name] for name in sorted(modules.keys() - {*always})}
     for one in known:
-        pod = {name: module for name, module in modules.items() if on_the_path_of_a_pod(name)}
-        rest = {name: module for name, module in modules.items() if name not in pod}
-        members[f"{one.cache_tag}/pod"] = _compiled(one, "together", pod)
-        members[f"{one.cache_tag}/rest"] = _compiled(one, "apart", rest)
+        names = (f"{one.cache_tag}/always", f"{one.cache_tag}/others")
+        members.update(zip(names, _compiled(one, first, others, gap=LOCAL_HEADER_BYTES + len(names[1]))))
     return _assembled(members, None)
 
 
@@ -174,11 +205,12 @@ def write(path: Path, content: bytes) -> None:
         raise
 
 
-def _compiled(one: Interpreter, how: str, modules: Mapping[str, tuple[str, str]]) -> bytes:
+def _compiled(one: Interpreter, always: Modules, others: Modules, gap: int) -> tuple[bytes, bytes]:
     program = Path(__file__).with_name("compiled.py")
-    return subprocess.run(
-        [one.path, "-IS", str(program), how], input=json.dumps(modules).encode(), stdout=subprocess.PIPE, check=True
-    ).stdout
+    wanted = json.dumps({"always": always, "others": others, "gap": gap}).encode()
+    answer = subprocess.run([one.path, "-IS", str(program)], input=wanted, stdout=subprocess.PIPE, check=True).stdout
+    end = 4 + int.from_bytes(answer[:4], "big")
+    return answer[4:end], answer[end:]
 
 
 def _assembled(members: Mapping[str, bytes], python: str | None) -> bytes:
@@ -188,8 +220,8 @@ def _assembled(members: Mapping[str, bytes], python: str | None) -> bytes:
     with zipfile.ZipFile(io.BytesIO(bare)) as archive:
         for info in archive.infolist():
             tag, _, what = info.filename.partition("/")
-            if what == "pod":
-                start = info.header_offset + len(info.FileHeader())
+            if what == "always":
+                start = info.header_offset + LOCAL_HEADER_BYTES + len(info.filename)
                 places[tag] = (start - len(bare), info.file_size - 4)
     table = ",".join(f'"{tag}":({start},{size})' for tag, (start, size) in places.items())
     header = HEADER.replace("@first@", FIRST.replace("@members@", table)).replace("@pythons@", _pythons(places, python))
@@ -211,11 +243,15 @@ def _archive(prefix: bytes, members: Mapping[str, bytes]) -> bytes:
     out.write(prefix)
     with zipfile.ZipFile(out, "a") as archive:
         for name, content in members.items():
-            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-            info.create_system = 3
-            info.external_attr = 0o100644 << 16
-            archive.writestr(info, content)
+            archive.writestr(_info(name), content)
     return out.getvalue()
+
+
+def _info(name: str) -> zipfile.ZipInfo:
+    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+    info.create_system = 3  # Unix, wherever it is built
+    info.external_attr = 0o100644 << 16
+    return info
 
 
 def main(arguments: Sequence[str]) -> int:
