@@ -65,36 +65,28 @@ def setns(fd: int, kind: int) -> None:
     if hasattr(posix, "setns"):
         posix.setns(fd, kind)
         return
-    failed = _libc_setns()(fd, kind)
-    if failed:
-        code = _errno()
+    function, error = _libc_setns()
+    if function(fd, kind):
+        code = error()
         raise OSError(code, posix.strerror(code))
 
 
 if not TYPE_CHECKING:
-    try:
-        import _ctypes
 
-        _errno = _ctypes.get_errno
+    def _libc_setns():
+        # Imported when called: half a millisecond that most verbs, and Python 3.12, never need.
+        try:
+            import _ctypes
 
-        def _libc_setns():
             class Function(_ctypes.CFuncPtr):
                 # Without errno kept per call, the interpreter's own calls would overwrite it.
                 _flags_ = _ctypes.FUNCFLAG_CDECL | _ctypes.FUNCFLAG_USE_ERRNO
 
-            return Function(_ctypes.dlsym(_ctypes.dlopen(None, 0), "setns"))
-
-    except ImportError:
-
-        def _errno():
+            return Function(_ctypes.dlsym(_ctypes.dlopen(None, 0), "setns")), _ctypes.get_errno
+        except (ImportError, AttributeError):
             import ctypes
 
-            return ctypes.get_errno()
-
-        def _libc_setns():
-            import ctypes
-
-            return ctypes.CDLL(None, use_errno=True).setns
+            return ctypes.CDLL(None, use_errno=True).setns, ctypes.get_errno
 
 
 # --- JSON -------------------------------------------------------------------------------------------
@@ -149,8 +141,10 @@ def loads(data: bytes | str) -> Any:
             # Up to 3.12 the C scanner expects the module that holds its error class to be loaded already.
             __import__("json.decoder")
             value, end = _scan(text, start)
-    except StopIteration:
-        raise JSONError("no JSON value found" if start < len(text) else "unexpected end of JSON input") from None
+    except StopIteration as stop:  # its value is where the scanner expected a JSON value
+        if stop.value >= len(text):
+            raise JSONError("unexpected end of JSON input") from None
+        raise JSONError(f"no JSON value found at character {stop.value}") from None
     except RecursionError:
         raise JSONError("nested too deeply") from None
     except JSONError:
@@ -205,8 +199,7 @@ if not TYPE_CHECKING:
 else:
     _scan: Callable[[str, int], tuple[Any, int]]
     _encode: Callable[[object, int], tuple[str, ...]]
-    _errno: Callable[[], int]
-    _libc_setns: Callable[[], Callable[[int, int], int]]
+    _libc_setns: Callable[[], tuple[Callable[[int, int], int], Callable[[], int]]]
 
 
 # --- NamedTuple -------------------------------------------------------------------------------------
