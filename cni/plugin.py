@@ -21,7 +21,7 @@ from cni.spec.errors import (
     TRY_AGAIN_LATER,
     CNIError,
 )
-from cni.spec.netconf import NetConf, read_stdin
+from cni.spec.netconf import NetConf, read_stdin, spoken
 from cni.spec.request import Request
 
 TYPE_CHECKING = False
@@ -42,17 +42,17 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
 
     Whatever happens, stdout gets one JSON document or nothing.
     """
-    version = versions.CURRENT
+    version = ""
+    config = b""
     try:
         if environ.get("CNI_COMMAND") == "VERSION":
             _write(stdout, _version(stdin))
             return 0
         request = Request.parse(environ)
-        conf = NetConf.parse(read_stdin(stdin))
-        if conf.cni_version in versions.SUPPORTED:
-            version = conf.cni_version
+        config = read_stdin(stdin)
+        conf = NetConf.parse(config, leaving=request.command == "DEL")
+        version = conf.cni_version
         request.require_known()
-        versions.require_supported(version := conf.cni_version)
         versions.require_command(request.command, version)
         result = serve(_name(argv0), request, conf, environ)
         if result is not None:
@@ -66,7 +66,7 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
         # The last resort, KeyboardInterrupt included: the runtime hears of it in the protocol's terms too.
         _say(stderr, _traceback(error))
         failure = CNIError(INTERNAL, f"{type(error).__name__}: {error}", "this is a defect; stderr has the traceback")
-    told = failure.to_json(version if version in versions.SUPPORTED else versions.CURRENT)
+    told = failure.to_json(version or spoken(config))
     for note in getattr(failure, "__notes__", ()):
         _say(stderr, note)
     try:

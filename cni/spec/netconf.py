@@ -52,9 +52,13 @@ class NetConf(NamedTuple):
     """GC's list, of (container ID, interface name). None, for absent or null: nothing is to be done."""
 
     @classmethod
-    def parse(cls, stdin: bytes) -> Self:
+    def parse(cls, stdin: bytes, leaving: bool = False) -> Self:
         """CNIError 6 for what isn't a JSON object or has no version's form, 1 for a version that we don't speak, 7 for
-        what it says, 5 for too much of it."""
+        what it says, 5 for too much of it.
+
+        `leaving` is for DEL, which needs no previous result: there, one that can't be read counts as absent. Later
+        members of the chain wrote it too, and a pod must not stay because one of them is sloppy.
+        """
         if len(stdin) > STDIN_BYTES:
             raise _too_long(STDIN_BYTES)
         keys = _read(stdin)
@@ -76,7 +80,6 @@ class NetConf(NamedTuple):
             )
         versions.parse(version)
         versions.require_supported(version)
-        previous = keys.raw("prevResult")
         return cls(
             version,
             name,
@@ -88,9 +91,18 @@ class NetConf(NamedTuple):
             keys.section("args").section("cni"),
             _capabilities(keys.section("capabilities")),
             DNS.parse(keys.section("dns")),
-            None if previous is None else Result.parse(previous, version, "prevResult"),
+            _previous(keys, version, leaving),
             _valid_attachments(keys),
         )
+
+
+def spoken(stdin: bytes) -> str:
+    """The version to answer in when the rest of a configuration can't be used: its own if we speak it. Never raises."""
+    try:
+        version = _header(_read(stdin), "cniVersion", "") or versions.ASSUMED
+    except CNIError:
+        return versions.CURRENT
+    return version if version in versions.SUPPORTED else versions.CURRENT
 
 
 def read_stdin(fd: int, limit: int = STDIN_BYTES) -> bytes:
@@ -152,6 +164,16 @@ def _header(keys: Section, key: str, failure: str) -> str:
             f'correct "{key}" in the network configuration',
         )
     return value
+
+
+def _previous(keys: Section, version: str, leaving: bool) -> Result | None:
+    try:
+        value = keys.raw("prevResult")
+        return None if value is None else Result.parse(value, version, "prevResult")
+    except CNIError:
+        if leaving:
+            return None
+        raise
 
 
 def _capabilities(keys: Section) -> frozenset[str]:

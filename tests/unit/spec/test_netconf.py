@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from cni.spec import netconf
 from cni.spec.errors import DECODING_FAILURE, INCOMPATIBLE_VERSION, INVALID_CONFIG, IO_FAILURE
-from cni.spec.netconf import STDIN_BYTES, NetConf, read_stdin
+from cni.spec.netconf import STDIN_BYTES, NetConf, read_stdin, spoken
 from cni.spec.result import DNS, Interface, IPConfig, Result
+from cni.spec.versions import SUPPORTED
 from ipam.address import Interface as Prefixed
 from tests.unit.spec import anything
 from tests.unit.spec.anything import failure, refusal
@@ -268,6 +269,51 @@ def test_of_two_lists_of_valid_attachments_none_is_forgotten() -> None:
     assert lists(None, None) is None
 
 
+PREVIOUS_WRONG = [case for case in WRONG if case.startswith("prevResult")]
+
+
+@pytest.mark.parametrize("case", PREVIOUS_WRONG)
+def test_leaving_does_not_need_a_previous_result_that_can_be_read(case: str) -> None:
+    value = WRONG[case][0]
+    assert isinstance(value, dict)
+
+    assert NetConf.parse(json.dumps({**LEAST, **value}).encode(), leaving=True).prev_result is None
+
+
+def test_leaving_reads_a_previous_result_that_can_be_read() -> None:
+    stdin = json.dumps({**LEAST, "prevResult": {"ips": [{"address": "10.1.0.9/16"}]}}).encode()
+
+    assert NetConf.parse(stdin, leaving=True).prev_result == Result(ips=(IPConfig(Prefixed.parse("10.1.0.9/16")),))
+
+
+@pytest.mark.parametrize("case", [case for case in WRONG if case not in PREVIOUS_WRONG])
+def test_all_else_that_is_wrong_is_told_on_leaving_too(case: str) -> None:
+    value, code, _ = WRONG[case]
+    stdin = value if isinstance(value, bytes) else json.dumps({**LEAST, **value}).encode()
+
+    assert refusal(lambda: NetConf.parse(stdin, leaving=True)).code == code
+
+
+@pytest.mark.parametrize(
+    ("stdin", "version"),
+    [
+        (b'{"cniVersion":"0.4.0","name":"../x","ipam":5}', "0.4.0"),
+        (b'{"CNIVERSION":"1.0.0"}', "1.0.0"),
+        (b"{}", "0.1.0"),
+        (b'{"cniVersion":null}', "0.1.0"),
+        (b'{"cniVersion":"1.2.0"}', "1.1.0"),
+        (b'{"cniVersion":"x"}', "1.1.0"),
+        (b'{"cniVersion":5}', "1.1.0"),
+        (b'{"cniVersion":"0.4.0","CNIVersion":"0.3.0"}', "1.1.0"),
+        (b"", "1.1.0"),
+        (b"[]", "1.1.0"),
+        (b"\xff", "1.1.0"),
+    ],
+)
+def test_an_error_is_told_in_the_version_of_its_configuration(stdin: bytes, version: str) -> None:
+    assert spoken(stdin) == version
+
+
 # --- anything ---------------------------------------------------------------------------------------
 
 KEYS = [
@@ -292,6 +338,7 @@ CODES = {DECODING_FAILURE, INVALID_CONFIG, INCOMPATIBLE_VERSION, IO_FAILURE}
 def assert_fails_only_in_our_terms(stdin: bytes) -> None:
     error = failure(NetConf.parse, stdin)
     assert error is None or error.code in CODES
+    assert spoken(stdin) in SUPPORTED
 
 
 @given(anything.JSON)
