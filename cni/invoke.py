@@ -18,7 +18,7 @@ from cni.spec.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from typing import Final, Self
 
     from cni.wanted import Key
@@ -74,7 +74,8 @@ def run(executable: str, environ: Mapping[str, str], stdin: bytes) -> bytes:
     Raises CNIError: the plugin's own (code, msg and details as it printed them), or DELEGATE_FAILED with what is
     known when it failed without one.
     """
-    with _Child.started(executable, environ) as child:
+    with _Child() as child:
+        child.start(executable, environ)
         output = child.talk(stdin)
         if output is None:
             raise CNIError(
@@ -119,53 +120,63 @@ def delegate(
 
 
 class _Child:
-    """A running plugin and our ends of its standard input and output. Leaving the block reaps it, dead or alive."""
+    """A plugin being run, and our ends of its standard input and output. Leaving the block ends and reaps it."""
 
-    def __init__(self, pid: int, stdin: int, stdout: int) -> None:
-        self._pid = pid
-        self._stdin = stdin
-        self._stdout = stdout
-        self._reaped = False
-        try:
-            self._pidfd = posix.pidfd_open(pid)
-        except (AttributeError, OSError):  # not in every build, not in every sandbox; see talk() for what is lost
-            self._pidfd = -1
-
-    @classmethod
-    def started(cls, executable: str, environ: Mapping[str, str]) -> Self:
-        """Raises CNIError when the file can't be executed."""
-        opened: list[int] = []
-        try:
-            theirs_in, ours_in = _pipe(opened)
-            ours_out, theirs_out = _pipe(opened)
-            posix.set_blocking(ours_in, False)
-            posix.set_blocking(ours_out, False)
-            pid = _spawn(executable, environ, theirs_in, theirs_out)
-        except OSError as error:
-            _close(*opened)
-            raise CNIError(
-                DELEGATE_FAILED,
-                f"{executable}: cannot be executed: {error.strerror}",
-                f"try it by hand: CNI_COMMAND=VERSION {executable}",
-            ) from error
-        except BaseException:
-            _close(*opened)
-            raise
-        _close(theirs_in, theirs_out)
-        return cls(pid, ours_in, ours_out)
+    def __init__(self) -> None:
+        self._pid = -1
+        self._pidfd = -1
+        self._stdin = -1
+        self._stdout = -1
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         _close(self._stdin, self._stdout, self._pidfd)
-        if not self._reaped:
+        if self._pid >= 0:
             # Something else than the plugin ended this call; nobody would ever read what it answers.
             try:
                 posix.kill(self._pid, signal.SIGKILL)
             except OSError:
                 pass
             self.wait()
+
+    def start(self, executable: str, environ: Mapping[str, str]) -> None:
+        """Raises CNIError when the file can't be executed."""
+        waits = iter(_BUSY_WAITS_S)
+        while not self._started(executable, environ):
+            wait_s = next(waits, None)
+            if wait_s is None:
+                raise _not_executable(executable, posix.strerror(ETXTBSY))
+            time.sleep(wait_s)
+
+    def _started(self, executable: str, environ: Mapping[str, str]) -> bool:
+        """False when somebody has the file open for writing."""
+        opened: list[int] = []
+        # A handler that raises (Ctrl-C) has to wait until the child is in our hands, or nobody would ever end it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            theirs_in, self._stdin = _pipe(opened)
+            self._stdout, theirs_out = _pipe(opened)
+            posix.set_blocking(self._stdin, False)
+            posix.set_blocking(self._stdout, False)
+            self._pid = _spawn(executable, environ, theirs_in, theirs_out, mask)
+            _close(theirs_in, theirs_out)
+            try:
+                self._pidfd = posix.pidfd_open(self._pid)
+            except (AttributeError, OSError):
+                pass  # not in every build, not in every sandbox: then a daemon that is left behind holds us up
+        except BaseException as error:
+            _close(*opened)
+            self._stdin = self._stdout = -1
+            if not isinstance(error, OSError):
+                raise
+            if error.errno == ETXTBSY:
+                return False
+            raise _not_executable(executable, error.strerror or str(error)) from error
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return True
 
     def talk(self, stdin: bytes) -> bytes | None:
         """Writes `stdin` and reads what comes until the plugin is done; None when that is more than we take.
@@ -214,9 +225,9 @@ class _Child:
         except OSError as error:
             if error.errno != ECHILD:
                 raise
-            self._reaped = True
+            self._pid = -1
             return None
-        self._reaped = True
+        self._pid = -1
         return posix.waitstatus_to_exitcode(status)
 
     def _write(self, data: memoryview) -> int:
@@ -244,22 +255,25 @@ class _Child:
         self._stdin = -1
 
 
-def _spawn(executable: str, environ: Mapping[str, str], stdin: int, stdout: int) -> int:
+def _spawn(executable: str, environ: Mapping[str, str], stdin: int, stdout: int, mask: Iterable[int]) -> int:
     # vfork inside: neither our memory's size nor our threads matter. All our descriptors are close-on-exec.
-    file = _bytes(executable)
-    variables = {_bytes(name): _bytes(value) for name, value in environ.items()}
-    actions = [(posix.POSIX_SPAWN_DUP2, stdin, 0), (posix.POSIX_SPAWN_DUP2, stdout, 1)]
-    # The interpreter ignores these two, exec would pass that on, and a shell script can't take it back.
-    defaults = (signal.SIGPIPE, signal.SIGXFSZ)
-    waits = iter(_BUSY_WAITS_S)
-    while True:
-        try:
-            return posix.posix_spawn(file, [file], variables, file_actions=actions, setsigdef=defaults)
-        except OSError as error:
-            wait_s = next(waits, None)
-            if error.errno != ETXTBSY or wait_s is None:
-                raise
-        time.sleep(wait_s)
+    return posix.posix_spawn(
+        _bytes(executable),
+        [_bytes(executable)],
+        {_bytes(name): _bytes(value) for name, value in environ.items()},
+        file_actions=[(posix.POSIX_SPAWN_DUP2, stdin, 0), (posix.POSIX_SPAWN_DUP2, stdout, 1)],
+        setsigmask=mask,
+        # The interpreter ignores these two, exec would pass that on, and a shell script can't take it back.
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+    )
+
+
+def _not_executable(executable: str, why: str) -> CNIError:
+    return CNIError(
+        DELEGATE_FAILED,
+        f"{executable}: cannot be executed: {why}",
+        f"try it by hand: CNI_COMMAND=VERSION {executable}",
+    )
 
 
 def _error_of(executable: str, code: int | None, output: bytes) -> CNIError:

@@ -352,3 +352,8 @@ def test_files_are_looked_for_by_their_bytes_whatever_the_locale(tmp_path: Path)
     assert stat.S_ISREG((tmp_path / "plügin").stat().st_mode)
 
     assert invoke.run(invoke.find("plügin", [str(tmp_path)]), ENVIRONMENT, b"") == b"here\n"
+
+
+def test_variables_that_no_environment_can_hold_leave_nothing_open(script: Script) -> None:
+    with pytest.raises(ValueError, match="null"):
+        invoke.run(script("exit 0"), {"CNI_ARGS": "A=\0"}, b"")
