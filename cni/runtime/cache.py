@@ -143,9 +143,10 @@ class Cache:
             self.root.mkdir(0o700, parents=True, exist_ok=True)
             lock = Lock(self.root / ".podwire.lock")
         with lock:
-            lock.take("network", network, alone=container_id is None)
-            if container_id is not None:
-                lock.take("container", container_id, alone=True)
+            with _usable(self.root):
+                lock.take("network", network, alone=container_id is None)
+                if container_id is not None:
+                    lock.take("container", container_id, alone=True)
             yield
 
     def _read(self, file: Path) -> Cached | None:
