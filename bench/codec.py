@@ -156,8 +156,8 @@ def _open_in(pod: Netns, kind: Callable[[], S]) -> S:
 def set_up(pod: Netns, on_node: Callable[[int, int], bytes], in_pod: Callable[[int], bytes]) -> None:
     """With our sockets."""
     with netlink.Socket() as node, _open_in(pod, netlink.Socket) as there:
-        _exchange(node, on_node(pod.fd, link.need(node, "cni0").index), 1)
-        _exchange(there, in_pod(link.need(there, "eth0").index), 3)
+        _exchange(node, on_node(pod.fd, link.need(node, "cni0").ifindex), 1)
+        _exchange(there, in_pod(link.need(there, "eth0").ifindex), 3)
 
 
 def _exchange(socket: netlink.Socket, datagram: bytes, answers: int) -> None:
@@ -211,7 +211,7 @@ def _set_up_ms(rounds: int, *ways: Callable[[], object]) -> list[float]:
             times.append(_time_ns(way))
             with netlink.Socket() as node:
                 made = link.need(node, _VETH.name)
-                node.do(link.drop(made.index, made.name))
+                node.do(link.drop(made.ifindex, made.name))
     # The first of each pays for what is done once: compiled structs, caches.
     return [statistics.median(times[1:]) / 1e6 for times in taken]
 
@@ -236,7 +236,7 @@ def main(argv: Sequence[str]) -> int:
     pod = Netns(str(throwaway.make_netns("codec")))
     with netlink.Socket() as node:
         node.do(_BRIDGE.make())
-        node.do(link.LinkUp("cni0").make(link.need(node, "cni0").index))
+        node.do(link.LinkUp("cni0").make(link.need(node, "cni0").ifindex))
     gc.collect()
     gc.disable()
     encode_own_us, encode_pyroute2_us = _encoding_us(

@@ -27,19 +27,19 @@ from typing import TYPE_CHECKING
 from bench.launch import Call, time_ns
 from bench.node import Node
 from cni.cli import throwaway
-from install.executable import pinned
+from install.executable import FIRST, pinned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_BECOME = 'exec(c.pop("install.loader"))'
+_BECOME = FIRST.rpartition("\n")[2]
 """The last line of the header's Python: what it has read becomes the program (see install.executable)."""
 
 # What takes the place of that line: the loader does its work, and the modules are imported, but nothing is run.
 _ONLY_IMPORT = """\
 m={{"__name__":"install.loader"}}
-exec(c.pop("install.loader"),m)
-m=m["Members"](c,f)
+exec(c.pop("loader"),m)
+m=m["Compiled"](c,f)
 sys.meta_path.insert(0,m)
 m.preload()
 {imports}
