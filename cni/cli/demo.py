@@ -31,7 +31,7 @@ from cni.runtime.conflist import Network
 from cni.spec.errors import CNIError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from cni.spec.result import Result
 
@@ -51,7 +51,7 @@ CACHE = Path("/run/cni/cache")
 RECORDS = Path("/run/podwire/attachments")
 
 
-def main(argv: Sequence[str], environ: Mapping[str, str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Leaves for the node, or, once there, tells the story."""
     parser = argparse.ArgumentParser(prog="podwire demo", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--executable", type=Path, help="the podwire to show (default: this one, else bin/podwire)")
@@ -147,17 +147,36 @@ def _prepare(content: bytes) -> tuple[Runtime, Network]:
     subnets = ["10.88.0.0/24"]
     if Path("/proc/net/if_inet6").exists():
         subnets.append("fd00:88::/64")
-    ipam = {"type": "host-local", "dataDir": str(RESERVATIONS), "ranges": [[{"subnet": subnet}] for subnet in subnets]}
-    bridge = {"type": "bridge", "bridge": BRIDGE, "isDefaultGateway": True, "ipam": ipam}
-    conflist = {"cniVersion": "1.0.0", "cniVersions": ["1.0.0", "1.1.0"], "name": NETWORK, "plugins": [bridge]}
     CONFLIST.parent.mkdir(parents=True)
-    CONFLIST.write_text(json.dumps(conflist, indent=2))
+    CONFLIST.write_text(_conflist(subnets))
     _step("the executable is copied to", str(plugin))
     _step("the network is described in", str(CONFLIST))
     _indented(CONFLIST.read_text())
     # PATH and nothing else: what a plugin does must not depend on who happens to run the demo.
     runtime = Runtime([str(BIN)], Cache(CACHE), {"PATH": throwaway.PATH})
     return runtime, Network.parse(CONFLIST.read_bytes(), str(CONFLIST))
+
+
+def _conflist(subnets: Sequence[str]) -> str:
+    """What a file in /etc/cni/net.d holds; a range for each address that a pod is to get."""
+    ranges = ", ".join(f'[{{"subnet": "{subnet}"}}]' for subnet in subnets)
+    return f"""\
+{{
+  "cniVersion": "1.0.0",
+  "cniVersions": ["1.0.0", "1.1.0"],
+  "name": "{NETWORK}",
+  "plugins": [{{
+    "type": "bridge",
+    "bridge": "{BRIDGE}",
+    "isDefaultGateway": true,
+    "ipam": {{
+      "type": "host-local",
+      "ranges": [{ranges}],
+      "dataDir": "{RESERVATIONS}"
+    }}
+  }}]
+}}
+"""
 
 
 def _add(runtime: Runtime, network: Network, container: Attachment) -> Result:
@@ -249,7 +268,7 @@ def _what_is_left() -> int:
     left = {
         "links on the node": _links("ip"),
         **{f"links in pod {name}": _links("ip", "-n", name) for name in PODS},
-        "reserved addresses": [path.name for path in (RESERVATIONS / NETWORK).glob("*[.:]*") if path.is_file()],
+        "reserved addresses": _reserved(),
         "records": [path.name for path in (RECORDS / NETWORK).glob("*")],
         "results that the runtime keeps": [path.name for path in (CACHE / "results").glob("*")],
     }
@@ -259,6 +278,12 @@ def _what_is_left() -> int:
         return _failed("something is left that should be gone")
     print("\nThe namespaces of node and pods end with this process. Your machine is as it was.")
     return 0
+
+
+def _reserved() -> list[str]:
+    """One file per address; beside them lie a lock and where the next search begins."""
+    names = [path.name for path in (RESERVATIONS / NETWORK).iterdir()]
+    return [name for name in names if name != "lock" and not name.startswith("last_reserved_ip.")]
 
 
 def _links(*ip: str) -> list[str]:
@@ -280,13 +305,13 @@ def _failed(why: str) -> int:
 
 
 def _step(what: str, text: str, took: str = "") -> None:
-    print(f"    {what:<30} {text:<60} {took}".rstrip())
+    print(f"    {what:<31} {text:<66} {took}".rstrip())
 
 
 def _timed(what: str, action: Callable[[], T]) -> T:
     started_ns = time.monotonic_ns()
     done = action()
-    _step(what, _ms(time.monotonic_ns() - started_ns))
+    _step(what, "", _ms(time.monotonic_ns() - started_ns))
     return done
 
 

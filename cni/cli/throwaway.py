@@ -38,7 +38,7 @@ def command() -> tuple[str, ...]:
     Raises Unavailable. It tries, since neither uid nor capabilities tell what a container's seccomp profile
     or a distribution's sysctl forbids.
     """
-    missing = [name for name in NEEDED if shutil.which(name, path=PATH) is None]
+    missing = [name for name in NEEDED if shutil.which(name, path=environment()["PATH"]) is None]
     if missing:
         packages = " ".join(sorted({NEEDED[name] for name in missing}))
         raise Unavailable(f"{' and '.join(missing)} not found: install with `apt-get install {packages}`.")
