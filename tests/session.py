@@ -23,13 +23,6 @@ MARK = "PODWIRE_TEST_SESSION"
 
 TOP = Path(__file__).resolve().parent.parent
 
-FORBIDDEN = {
-    True: "this machine forbids network namespaces even to root: in a container, start it with --privileged",
-    False: "this machine forbids user namespaces to ordinary users: allow them (sysctl user.max_user_namespaces, "
-    "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns), or run the tests as root",
-}
-"""By whether we are root: why there can be no session, and what to do."""
-
 # fd 9 is the checkout, which a tmpfs hides where it lives under /var/lib or /run.
 SETUP = """
 set -e
@@ -56,11 +49,24 @@ def main(arguments: list[str]) -> NoReturn:
         [*unshare, "mount", "-t", "tmpfs", "tmpfs", "/run"], capture_output=True, text=True, check=False
     )
     if trial.returncode:
-        sys.exit(f"tests: {FORBIDDEN[os.geteuid() == 0]} ({trial.stderr.strip()}).")
+        sys.exit(f"tests: {_forbidden()} ({trial.stderr.strip()}).")
     checkout = os.open(TOP, os.O_RDONLY | os.O_DIRECTORY)
     os.dup2(checkout, 9)  # inheritable, unlike what os.open returns
     os.chdir(TOP)
     os.execvpe(unshare[0], [*unshare, "sh", "-c", SETUP, str(TOP), *command], environment())
+
+
+def _forbidden() -> str:
+    """Why this machine gives us no session, and what to do about it."""
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    if not any(line.split()[4] == "/" for line in mounts):
+        return "the root of this chroot is not a mount point, so we cannot have mounts of our own (mount --bind helps)"
+    if os.geteuid() == 0:
+        return "this machine forbids namespaces even to root: in a container, start it with --privileged"
+    return (
+        "this machine forbids user namespaces to ordinary users: allow them (sysctl user.max_user_namespaces, "
+        "kernel.unprivileged_userns_clone, kernel.apparmor_restrict_unprivileged_userns), or run the tests as root"
+    )
 
 
 def environment() -> dict[str, str]:

@@ -18,7 +18,7 @@ def pytest_on(text: str, *arguments: str, **env: str) -> subprocess.CompletedPro
 
     In a session of its own, so that what the file leaves doesn't stay with us.
     """
-    script = 'mkdir /run/kernel; cat >/run/kernel/test_it.py; exec "$0" -m pytest "$@" /run/kernel/test_it.py'
+    script = 'cd "$TMPDIR"; mkdir kernel; cat >kernel/test_it.py; exec "$0" -m pytest "$@" "$PWD"/kernel/test_it.py'
     settings = [
         "-q",
         f"--rootdir={session.TOP}",
