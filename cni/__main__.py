@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Serves the call and returns the exit code. As a plugin it doesn't return: see there."""
+    """Serves the call and returns the exit code; ends the process itself after serving a runtime."""
     environ = environment()
     if "CNI_COMMAND" not in environ:
         from cni import cli
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
 
     code = plugin.main(argv[0], environ, 0, 1, 2)
     # All is written. Taking the interpreter apart would cost a quarter of the whole call.
-    posix._exit(code)
+    return posix._exit(code)
 
 
 if __name__ == "__main__":

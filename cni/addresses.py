@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from cni.spec.netconf import NetConf
     from cni.wanted import Addresses
 
-__all__ = ["Delegate", "HostLocal", "NoAddresses", "of", "reopen"]
+__all__ = ["Delegate", "HostLocal", "NoAddresses", "of", "of_leaving", "reopen"]
 
 
 def of(conf: NetConf, args: str, path: Sequence[str]) -> Addresses:
@@ -35,6 +35,14 @@ def of(conf: NetConf, args: str, path: Sequence[str]) -> Addresses:
     if kind == "host-local":
         return HostLocal.of(conf, args)
     return Delegate(Delegation(kind, conf.raw.decode(), args), path, conf.cni_version)
+
+
+def of_leaving(conf: NetConf, args: str, path: Sequence[str]) -> Addresses:
+    """For a DEL, which has no use for its configuration where a record knows better. Doesn't raise."""
+    try:
+        return of(conf, args, path)
+    except CNIError as error:
+        return _Unreadable(error)
 
 
 def reopen(delegation: Delegation, path: Sequence[str]) -> Addresses:
@@ -65,6 +73,16 @@ class NoAddresses:
 
     def gc(self, network: str, valid: frozenset[tuple[str, str]]) -> None:
         pass
+
+
+class _Unreadable(NoAddresses):
+    """Of a configuration that doesn't say where they came from."""
+
+    def __init__(self, error: CNIError) -> None:
+        self._error = error
+
+    def release(self, key: Key, netns: str) -> None:
+        raise self._error
 
 
 class Delegate:

@@ -15,7 +15,6 @@ from cni.spec import versions
 from cni.spec.errors import (
     INTERNAL,
     INVALID_CONFIG,
-    IO_FAILURE,
     KERNEL_REFUSED,
     STATE_UNUSABLE,
     TRY_AGAIN_LATER,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
     from cni.plugins import Plugin
     from cni.spec.result import Result
-    from cni.wanted import Addresses
 
 # Refusals that the same request may not meet a moment later.
 _PASSING: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETIMEDOUT})
@@ -62,7 +60,7 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
         failure = error
     except OSError as error:
         failure = translated(error)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - see the comment
         # The last resort, KeyboardInterrupt included: the runtime hears of it in the protocol's terms too.
         _say(stderr, _traceback(error))
         failure = CNIError(INTERNAL, f"{type(error).__name__}: {error}", "this is a defect; stderr has the traceback")
@@ -118,12 +116,7 @@ def _attach(name: str, plugin: Plugin, request: Request, conf: NetConf, environ:
 
     command = request.command
     leaving = command == "DEL"
-    try:
-        ipam = addresses.of(conf, request.args, request.path)
-    except CNIError as error:
-        if not leaving:
-            raise
-        ipam = _Unreadable(error)
+    ipam = (addresses.of_leaving if leaving else addresses.of)(conf, request.args, request.path)
     run_dir = environ.get("PODWIRE_RUN_DIR") or DEFAULT_RUN_DIR
     node = Node(run_dir, lambda delegation: addresses.reopen(delegation, request.path))
     if command == "GC":
@@ -153,16 +146,6 @@ def _attach(name: str, plugin: Plugin, request: Request, conf: NetConf, environ:
     else:
         engine.check(node, call)
     return None
-
-
-class _Unreadable:
-    """The addresses of a DEL whose configuration can't be read: of no matter where a record knows better."""
-
-    def __init__(self, error: CNIError) -> None:
-        self._error = error
-
-    def release(self, key: object, netns: str) -> None:
-        raise self._error
 
 
 def _name(argv0: str) -> str:

@@ -8,7 +8,6 @@ takes them away, and knows no feature; features know neither each other nor the 
 from __future__ import annotations
 
 from cni.lean import NamedTuple
-from cni.spec.result import Interface, IPConfig, Result, Route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +16,9 @@ if TYPE_CHECKING:
 
     from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
     from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+    from cni.kernel.netlink import Request, Socket
     from cni.kernel.sysctl import Sysctl
+    from cni.spec.result import Interface, IPConfig, Result, Route
     from ipam.address import Interface as Prefixed
 
 _BASE32 = "0123456789abcdefghijklmnopqrstuv"
@@ -132,10 +133,33 @@ class Wanted(NamedTuple):
         moved = other._replace(
             ips=tuple([ip if ip.interface is None else ip._replace(interface=ip.interface + shift) for ip in other.ips])
         )
-        return Wanted(*[a + b for a, b in zip(self, moved, strict=True)])
+        return Wanted(
+            self.switches + moved.switches,
+            self.settings + moved.settings,
+            self.veths + moved.veths,
+            self.tuning + moved.tuning,
+            self.pod + moved.pod,
+            self.node + moved.node,
+            self.interfaces + moved.interfaces,
+            self.ips + moved.ips,
+            self.routes + moved.routes,
+            self.reported + moved.reported,
+        )
 
 
 if TYPE_CHECKING:
+
+    class LinkObject(Protocol):
+        """A kernel object that belongs to a link; messages about it need the link's index."""
+
+        @property
+        def link(self) -> str: ...
+
+        def make(self, index: int) -> Request: ...
+
+        def drop(self, index: int) -> Request: ...
+
+        def find(self, nl: Socket, index: int) -> bool: ...
 
     class Feature(Protocol):
         """One thing that happens to a pod."""

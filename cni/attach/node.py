@@ -41,7 +41,7 @@ class Node:
             self.records = Records(run_dir, self.boot)
             self.nl = Socket()
         except BaseException:
-            posix.close(self.home.fd)
+            self.home.close()
             raise
         self.helpers: list[int] = []
         """Process IDs of helpers that may still be at work (see `reaper`)."""
@@ -55,7 +55,7 @@ class Node:
     def close(self) -> None:
         """Waits for the helpers: for callers that live on. The executable just exits, and its parent reaps them."""
         self.nl.close()
-        posix.close(self.home.fd)
+        self.home.close()
         while self.helpers:
             posix.waitpid(self.helpers.pop(), 0)
 

@@ -20,7 +20,17 @@ import errno
 
 from cni.kernel import link as links
 from cni.kernel.link import RTM_DELLINK, RTMGRP_LINK, Link
-from cni.kernel.netlink import NLM_F_ACK, NLM_F_ECHO, NLMSG_ERROR, NetlinkError, Socket, messages, refusal
+from cni.kernel.netlink import (
+    ABSENT,
+    NLM_F_ACK,
+    NLM_F_ECHO,
+    NLMSG_ERROR,
+    NetlinkError,
+    Request,
+    Socket,
+    messages,
+    refusal,
+)
 from cni.lean import posix, select, socket, time
 
 TYPE_CHECKING = False
@@ -36,7 +46,7 @@ _HIGHEST_DESCRIPTOR: Final = 1 << 16
 
 def delete(node: Node, found: Link) -> None:
     """Deletes a link of the node; returns once it is gone for everyone. Raises NetlinkError, OSError."""
-    request = links.drop(found.index, found.name)
+    request = links.drop(found.ifindex, found.name)
     echo = _kernel_version() >= _ECHO_SINCE
     monitor = None if echo else Socket(groups=RTMGRP_LINK)
     sequence = node.nl.reserve()
@@ -63,7 +73,7 @@ def delete(node: Node, found: Link) -> None:
             monitor.close()
 
 
-def _help(nl: Socket, request: links.Request, sequence: int, flags: int, pipe: int) -> None:
+def _help(nl: Socket, request: Request, sequence: int, flags: int, pipe: int) -> None:
     """The helper: sends the request, which takes as long as the kernel takes, and ends. Never returns."""
     try:
         # Own session: what ends the caller's process group shall not end this half way. No stdio, since a runtime
@@ -108,13 +118,13 @@ def _announced(nl: Socket, listener: Socket, sequence: int, found: Link, pipe: i
                 for message in messages(datagram):
                     if message.type == NLMSG_ERROR and message.sequence == sequence and source is nl:
                         code, hint = refusal(message)
-                        if code and code not in links.ABSENT:
+                        if code and code not in ABSENT:
                             raise NetlinkError(code, f"ip link del {found.name}", hint)
                         return True
                     # A port that leaves its bridge is announced first, in the same words but for the family.
-                    if message.type == RTM_DELLINK and message.body[0] == socket.AF_UNSPEC:
-                        if Link.parse(message).index == found.index:
-                            return True
+                    news = message.type == RTM_DELLINK and message.body[0] == socket.AF_UNSPEC
+                    if news and Link.parse(message).ifindex == found.ifindex:
+                        return True
         if ended:
             return not _there(found)
     return not _there(found)
@@ -123,7 +133,7 @@ def _announced(nl: Socket, listener: Socket, sequence: int, found: Link, pipe: i
 def _there(found: Link) -> bool:
     """Whether the link still exists, asked on a socket of our own: the shared one has answers under way."""
     with Socket() as own:
-        return links.find_index(own, found.index) is not None
+        return links.find_index(own, found.ifindex) is not None
 
 
 def _kernel_version() -> tuple[int, int]:

@@ -19,6 +19,7 @@ import errno
 
 from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
 from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+from cni.kernel.netns import is_netns
 from cni.kernel.sysctl import Sysctl
 from cni.lean import JSONError, NamedTuple, dumps, loads, posix
 from cni.spec.errors import INVALID_ENVIRONMENT, CNIError
@@ -56,7 +57,7 @@ class Record(NamedTuple):
     delegation: Delegation
     wanted: Wanted
     """The objects. Of what the result says only addresses' gateways are kept, with the switches."""
-    port_index: int
+    port_ifindex: int
     """Of the node's end of the veth, once complete; 0 before."""
 
     @classmethod
@@ -66,11 +67,22 @@ class Record(NamedTuple):
     def planned(self, wanted: Wanted) -> Record:
         return self._replace(stage=PLANNED, wanted=wanted)
 
-    def complete(self, port_index: int) -> Record:
-        return self._replace(stage=COMPLETE, port_index=port_index)
+    def complete(self, wanted: Wanted, port_ifindex: int) -> Record:
+        return self._replace(stage=COMPLETE, wanted=wanted, port_ifindex=port_ifindex)
 
     def leaving(self) -> Record:
         return self._replace(stage=LEAVING)
+
+
+def is_in(old: Record, netns: Netns, cookie: int) -> bool:
+    """Whether this namespace, with this cookie, is the one that was attached. Unknown cookies (Linux < 5.14) agree."""
+    same_inode = (old.device, old.inode) == (netns.device, netns.inode)
+    return same_inode and not (old.cookie and cookie and old.cookie != cookie)
+
+
+def lives(old: Record) -> bool:
+    """Whether the attachment's namespace still exists, as far as its path can tell."""
+    return is_netns(old.netns, old.device, old.inode)
 
 
 # --- objects as JSON --------------------------------------------------------------------------------
@@ -133,7 +145,7 @@ def to_json(record: Record, boot: str) -> str:
             "stage": record.stage,
             "key": record.key,
             "netns": [record.netns, record.device, record.inode, record.cookie],
-            "portIndex": record.port_index,
+            "portIfindex": record.port_ifindex,
             "delegation": record.delegation,
             "objects": groups,
         }
@@ -147,7 +159,9 @@ def from_json(data: bytes, boot: str) -> Record | None:
         if value["format"] != _FORMAT or value["boot"] != boot:
             return None
         netns, device, inode, cookie = value["netns"]
-        groups = {name: tuple([_object_from_json(thing) for thing in value["objects"].get(name, ())]) for name in _GROUPS}
+        groups = {
+            name: tuple([_object_from_json(thing) for thing in value["objects"].get(name, ())]) for name in _GROUPS
+        }
         return Record(
             Key(*value["key"]),
             value["stage"],
@@ -157,7 +171,7 @@ def from_json(data: bytes, boot: str) -> Record | None:
             cookie,
             Delegation(*value["delegation"]),
             Wanted(**groups),
-            value["portIndex"],
+            value["portIfindex"],
         )
     except (JSONError, KeyError, TypeError, ValueError, AttributeError, IndexError):
         return None

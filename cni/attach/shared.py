@@ -12,12 +12,12 @@ from __future__ import annotations
 import errno
 
 from cni.attach.locks import Lock
+from cni.attach.record import lives
 from cni.kernel import inet
 from cni.kernel import link as links
 from cni.kernel.inet import LinkAddress
 from cni.kernel.link import Bridge, Link, LinkUp
 from cni.kernel.netlink import NetlinkError
-from cni.kernel.netns import is_netns
 from cni.kernel.sysctl import Sysctl, read
 from cni.spec.errors import CONFLICT, CNIError
 from cni.wanted import Seen, Switch, fnv1a
@@ -53,11 +53,11 @@ def ensure_switch(node: Node, switch: Switch) -> Link:
             found = _make(node, switch.bridge)
     _require_bridge(found)
     if found.mtu < switch.bridge.mtu:
-        node.nl.do(links.set_mtu(found.index, found.name, switch.bridge.mtu))
+        node.nl.do(links.set_mtu(found.ifindex, found.name, switch.bridge.mtu))
     for gateway in switch.gateways:
         address = LinkAddress(found.name, gateway)
         try:
-            node.nl.do(address.make(found.index))
+            node.nl.do(address.make(found.ifindex))
         except NetlinkError as error:
             if error.errno != errno.EEXIST:
                 raise
@@ -67,14 +67,14 @@ def ensure_switch(node: Node, switch: Switch) -> Link:
     return found
 
 
-def find_switch(node: Node, switch: Switch) -> list[str]:
+def missing_of_switch(node: Node, switch: Switch) -> list[str]:
     """What is missing of it; nothing, when all is as wanted."""
     name = switch.bridge.name
     found = switch.bridge.find(node.nl)
     if not found or found.kind != "bridge":
         return [f"bridge {name}"]
     missing = [] if found.up else [f"bridge {name} is down"]
-    there = {address.address for address in inet.addresses(node.nl, found.index)} if switch.gateways else set()
+    there = {address.address for address in inet.addresses(node.nl, found.ifindex)} if switch.gateways else set()
     return missing + [f"gateway address {gateway} on {name}" for gateway in switch.gateways if gateway not in there]
 
 
@@ -120,7 +120,7 @@ def _make(node: Node, bridge: Bridge) -> Link:
         accept_ra = Sysctl(f"net/ipv6/conf/{bridge.name}/accept_ra", "0")
         if read(accept_ra.path) not in (None, accept_ra.value):
             accept_ra.make()
-        node.nl.do(LinkUp(bridge.name).make(found.index))
+        node.nl.do(LinkUp(bridge.name).make(found.ifindex))
     return found
 
 
@@ -129,18 +129,18 @@ def _require_bridge(found: Link) -> None:
         raise CNIError(
             CONFLICT,
             f'"{found.name}" already exists but is not a bridge',
-            f"it is a {found.kind or 'physical or built-in'} link: name another in \"bridge\", or remove it: ip link del {found.name}",
+            f'it is {found.kind or "a physical or built-in link"}: name another in "bridge", or remove it',
         )
 
 
 def _replace_stale(node: Node, switch: Switch, found: Link, added: LinkAddress) -> None:
     """`added` was not on the bridge until now: whatever of its family stands in its way goes, or else it goes again."""
-    stale = [other.address for other in inet.addresses(node.nl, found.index) if _in_the_way(other.address, switch)]
+    stale = [other.address for other in inet.addresses(node.nl, found.ifindex) if _in_the_way(other.address, switch)]
     stale = [other for other in stale if other.address.version == added.address.address.version]
     for other in stale:
         user = _user_of(node, found, other)
         if user:
-            node.nl.do(added.drop(found.index))
+            node.nl.do(added.drop(found.ifindex))
             raise CNIError(
                 CONFLICT,
                 f'"{found.name}" already has an IP address different from {added.address}',
@@ -148,11 +148,11 @@ def _replace_stale(node: Node, switch: Switch, found: Link, added: LinkAddress) 
                 f"If nothing needs it: ip address del {other} dev {found.name}",
             )
     for other in stale:
-        node.nl.do(LinkAddress(found.name, other).drop(found.index))
+        node.nl.do(LinkAddress(found.name, other).drop(found.ifindex))
     if stale:
         try:
             # With a first IPv4 address of a subnet the kernel removes the second ones, so ours may be gone.
-            node.nl.do(added.make(found.index))
+            node.nl.do(added.make(found.ifindex))
         except NetlinkError as error:
             if error.errno != errno.EEXIST:
                 raise
@@ -175,11 +175,11 @@ def _user_of(node: Node, bridge: Link, gateway: Interface) -> str:
     ours = set()
     for record in node.records.all():
         ours.add(record.key.tag)
-        if not is_netns(record.netns, record.device, record.inode):
+        if not lives(record):
             continue  # its pod is gone, whether or not anybody has told us yet
         for switch in record.wanted.switches:
             if switch.bridge.name == bridge.name and gateway in switch.gateways:
                 return f"attachment {record.key}"
     # Whose port has no record may be anybody's: unsure, we keep.
-    foreign = [port.name for port in links.dump(node.nl, master=bridge.index) if port.name not in ours]
+    foreign = [port.name for port in links.dump(node.nl, master=bridge.ifindex) if port.name not in ours]
     return f"whatever is behind {', '.join(foreign[:3])}" if foreign else ""

@@ -18,9 +18,8 @@ from cni.spec.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CNIError, confi
 from cni.spec.request import require_ifname
 from cni.spec.result import Interface, IPConfig, Route
 from cni.wanted import Switch, Wanted
-from ipam.address import Address
+from ipam.address import Address, Network, default_route
 from ipam.address import Interface as Prefixed
-from ipam.address import default_route
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -100,7 +99,9 @@ class BridgeFeature(NamedTuple):
         ips = tuple([self._with_gateway(ip) for ip in pod.ips])
         routes = pod.routes + self._default_routes(ips, pod.routes)
         versions = sorted({ip.address.address.version for ip in ips})
-        gateways = tuple([Prefixed(ip.gateway, ip.address.length) for ip in ips if ip.gateway]) if self.is_gateway else ()
+        gateways = (
+            tuple([Prefixed(ip.gateway, ip.address.length) for ip in ips if ip.gateway]) if self.is_gateway else ()
+        )
         return Wanted(
             switches=(Switch(Bridge(self.bridge, seen.mac, mtu), tuple(dict.fromkeys(gateways))),),
             settings=tuple([_FORWARDING[version] for version in versions]) if self.is_gateway else (),
@@ -128,7 +129,7 @@ class BridgeFeature(NamedTuple):
         if not self.is_default_gateway:
             return ()
         there = {route.dst for route in routes}
-        new = {}
+        new: dict[Network, Route] = {}
         for ip in ips:
             default = default_route(ip.address.address.version)
             if ip.gateway and default not in there:
@@ -179,7 +180,10 @@ def _tuning(link: str, versions: list[int], dad: bool) -> tuple[Sysctl, ...]:
             Sysctl(f"net/ipv6/conf/{link}/ndisc_notify", "1"),
         ]
         if dad:
-            tuning += [Sysctl(f"net/ipv6/conf/{link}/accept_dad", "1"), Sysctl(f"net/ipv6/conf/{link}/enhanced_dad", "1")]
+            tuning += [
+                Sysctl(f"net/ipv6/conf/{link}/accept_dad", "1"),
+                Sysctl(f"net/ipv6/conf/{link}/enhanced_dad", "1"),
+            ]
     return tuple(tuning)
 
 

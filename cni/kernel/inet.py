@@ -133,7 +133,7 @@ class LinkAddress(NamedTuple):
 class FoundAddress(NamedTuple):
     """An address as the kernel describes it."""
 
-    index: int
+    ifindex: int
     address: Interface
     flags: int
 
@@ -143,14 +143,18 @@ class FoundAddress(NamedTuple):
         _family, length, flags, _scope, index = _IFADDRMSG.unpack_from(message.body)
         found = attributes(message.body, _IFADDRMSG.size)
         packed = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
-        return cls(index, Interface(Address.from_packed(packed), length), as_int(found[IFA_FLAGS]) if IFA_FLAGS in found else flags)
+        return cls(
+            index,
+            Interface(Address.from_packed(packed), length),
+            as_int(found[IFA_FLAGS]) if IFA_FLAGS in found else flags,
+        )
 
 
 def addresses(nl: Socket, index: int) -> list[FoundAddress]:
     """The addresses of one link (a dump that the kernel filters; Linux 4.20)."""
     body = _IFADDRMSG.pack(socket.AF_UNSPEC, 0, 0, 0, index)
     dumped = nl.dump(Request(RTM_GETADDR, 0, body, f"ip address show dev if{index}", fine=ABSENT))
-    return [found for found in map(FoundAddress.parse, dumped) if found.index == index]
+    return [found for found in map(FoundAddress.parse, dumped) if found.ifindex == index]
 
 
 # --- routes -----------------------------------------------------------------------------------------
@@ -179,27 +183,34 @@ class LinkRoute(NamedTuple):
         )
         if self.dst.length:
             body += attribute(RTA_DST, self.dst.first.packed)
-        if self.gw:
+        if self.gw is not None:
             body += attribute(RTA_GATEWAY, self.gw.packed)
         body += u32(RTA_OIF, index) + u32(RTA_TABLE, table)
         if self.priority:
             body += u32(RTA_PRIORITY, self.priority)
-        metrics = (u32(RTAX_MTU, self.mtu) if self.mtu else b"") + (u32(RTAX_ADVMSS, self.advmss) if self.advmss else b"")
+        metrics = (u32(RTAX_MTU, self.mtu) if self.mtu else b"") + (
+            u32(RTAX_ADVMSS, self.advmss) if self.advmss else b""
+        )
         return body + (nested(RTA_METRICS, metrics) if metrics else b"")
 
     def _what(self, verb: str) -> str:
         told = [_ip(self.dst.version), "route", verb, str(self.dst) if self.dst.length else "default"]
         told += ["via", str(self.gw)] if self.gw else []
         told += ["dev", self.link]
-        for word, value in (("metric", self.priority or None), ("table", self.table), ("scope", self.scope)):
-            told += [word, str(value)] if value is not None else []
-        for word, value in (("mtu", self.mtu), ("advmss", self.advmss)):
-            told += [word, str(value)] if value else []
-        return " ".join(told)
+        options = {
+            "metric": self.priority or None,
+            "table": self.table,
+            "scope": self.scope,
+            "mtu": self.mtu or None,
+            "advmss": self.advmss or None,
+        }
+        return " ".join(told + [f"{word} {value}" for word, value in options.items() if value is not None])
 
     def make(self, index: int) -> Request:
-        """Raises, when sent, EEXIST for a route that is there already."""
-        return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, self._body(index, RTN_UNICAST), self._what("add"))
+        """One that is there already stays: IPAM plugins repeat routes, and the first is as good."""
+        body = self._body(index, RTN_UNICAST)
+        fine = frozenset({errno.EEXIST})
+        return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, self._what("add"), fine)
 
     def drop(self, index: int) -> Request:
         return Request(RTM_DELROUTE, 0, self._body(index, RTN_UNSPEC), self._what("del"), fine=ABSENT)
@@ -210,7 +221,8 @@ class LinkRoute(NamedTuple):
     def matches(self, found: LinkRoute) -> bool:
         """Whether `found` is this route in everything that this one asks for."""
         return (
-            (found.dst, found.gw, found.table) == (self.dst, self.gw, RT_TABLE_MAIN if self.table is None else self.table)
+            (found.dst, found.gw, found.table)
+            == (self.dst, self.gw, RT_TABLE_MAIN if self.table is None else self.table)
             and self.priority in (0, found.priority)
             and self.mtu in (0, found.mtu)
             and self.advmss in (0, found.advmss)
@@ -220,8 +232,14 @@ class LinkRoute(NamedTuple):
 def routes(nl: Socket, version: int, index: int) -> list[LinkRoute]:
     """The unicast routes over one link, of all tables. Named `if<index>`; empty where the kernel lacks the family."""
     body = _RTMSG.pack(FAMILY[version], 0, 0, 0, 0, 0, 0, RTN_UNICAST, 0) + u32(RTA_OIF, index)
-    request = Request(RTM_GETROUTE, 0, body, f"{_ip(version)} route show table all dev if{index}", fine=ABSENT | NO_FAMILY)
-    return [route for route in (_parse_route(message, version) for message in nl.dump(request)) if route and route.link == f"if{index}"]
+    request = Request(
+        RTM_GETROUTE, 0, body, f"{_ip(version)} route show table all dev if{index}", fine=ABSENT | NO_FAMILY
+    )
+    return [
+        route
+        for route in (_parse_route(message, version) for message in nl.dump(request))
+        if route and route.link == f"if{index}"
+    ]
 
 
 def advertised_links(nl: Socket) -> frozenset[int]:
@@ -229,7 +247,9 @@ def advertised_links(nl: Socket) -> frozenset[int]:
     body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, RTPROT_RA, 0, RTN_UNICAST, 0)
     found = nl.dump(Request(RTM_GETROUTE, 0, body, "ip -6 route show proto ra", fine=ABSENT | NO_FAMILY))
     routes = [(_RTMSG.unpack_from(message.body)[5], attributes(message.body, _RTMSG.size)) for message in found]
-    return frozenset([as_int(route[RTA_OIF]) for protocol, route in routes if protocol == RTPROT_RA and RTA_OIF in route])
+    return frozenset(
+        [as_int(route[RTA_OIF]) for protocol, route in routes if protocol == RTPROT_RA and RTA_OIF in route]
+    )
 
 
 def _parse_route(message: Message, version: int) -> LinkRoute | None:
@@ -267,7 +287,9 @@ class Neighbour(NamedTuple):
     mac: str
 
     def _body(self, index: int) -> bytes:
-        return _NDMSG.pack(FAMILY[self.address.version], index, NUD_REACHABLE, 0, 0) + attribute(NDA_DST, self.address.packed)
+        return _NDMSG.pack(FAMILY[self.address.version], index, NUD_REACHABLE, 0, 0) + attribute(
+            NDA_DST, self.address.packed
+        )
 
     def make(self, index: int) -> Request:
         """Replaces: an earlier holder of the address may have left its entry behind, and the address is ours now."""
@@ -276,12 +298,20 @@ class Neighbour(NamedTuple):
         return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, what)
 
     def drop(self, index: int) -> Request:
-        return Request(RTM_DELNEIGH, 0, self._body(index), f"ip neighbour del {self.address} dev {self.link}", fine=ABSENT | NO_FAMILY)
+        return Request(
+            RTM_DELNEIGH,
+            0,
+            self._body(index),
+            f"ip neighbour del {self.address} dev {self.link}",
+            fine=ABSENT | NO_FAMILY,
+        )
 
     def find(self, nl: Socket, index: int) -> bool:
         """Whether the kernel has an entry of the address with this MAC (asked for by name, not dumped; Linux 5.0)."""
         body = _NDMSG.pack(FAMILY[self.address.version], index, 0, 0, 0) + attribute(NDA_DST, self.address.packed)
-        message = nl.get(Request(RTM_GETNEIGH, 0, body, f"ip neighbour get {self.address} dev {self.link}", fine=ABSENT | NO_FAMILY))
+        message = nl.get(
+            Request(RTM_GETNEIGH, 0, body, f"ip neighbour get {self.address} dev {self.link}", fine=ABSENT | NO_FAMILY)
+        )
         return bool(message and attributes(message.body, _NDMSG.size).get(NDA_LLADDR, b"").hex(":") == self.mac)
 
 
@@ -310,10 +340,10 @@ class FdbEntry(NamedTuple):
 
     def find(self, nl: Socket, index: int) -> bool:
         body = self._body(index, 0)
-        message = nl.get(Request(RTM_GETNEIGH, 0, body, f"bridge fdb get {self.mac} dev {self.link} master", fine=ABSENT))
+        message = nl.get(
+            Request(RTM_GETNEIGH, 0, body, f"bridge fdb get {self.mac} dev {self.link} master", fine=ABSENT)
+        )
         if not message:
             return False
         _family, port, state, _flags, _type = _NDMSG.unpack_from(message.body)
         return bool(port == index and state & NUD_NOARP)
-
-

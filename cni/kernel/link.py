@@ -80,7 +80,7 @@ def _mac(value: str) -> bytes:
 class Link(NamedTuple):
     """A device as the kernel describes it."""
 
-    index: int
+    ifindex: int
     name: str
     kind: str
     """"veth", "bridge", …; "" for physical ones and lo."""
@@ -101,7 +101,7 @@ class Link(NamedTuple):
         info = attributes(found.get(IFLA_LINKINFO, b""))
         port = attributes(info.get(IFLA_INFO_SLAVE_DATA, b""))
         return cls(
-            index=index,
+            ifindex=index,
             name=as_text(found.get(IFLA_IFNAME, b"")),
             kind=as_text(info.get(IFLA_INFO_KIND, b"")),
             mac=found.get(IFLA_ADDRESS, b"").hex(":"),
@@ -153,10 +153,6 @@ def set_alias(index: int, name: str, alias: str) -> Request:
     """Cut at 255 bytes, which is what the kernel keeps (IFALIASZ)."""
     kept = alias.encode()[:255].decode("utf-8", "ignore")
     return Request(RTM_SETLINK, 0, _ifinfomsg(index) + text(IFLA_IFALIAS, kept), f"ip link set {name} alias {kept}")
-
-
-def set_mac(index: int, name: str, mac: str) -> Request:
-    return Request(RTM_SETLINK, 0, _ifinfomsg(index) + attribute(IFLA_ADDRESS, _mac(mac)), f"ip link set {name} address {mac}")
 
 
 def set_mtu(index: int, name: str, mtu: int) -> Request:
@@ -268,7 +264,8 @@ class LinkUp(NamedTuple):
 
 
 class BridgePort(NamedTuple):
-    """How a bridge treats one port: whether frames may leave where they came in, and whether it reaches other isolated ports."""
+    """How a bridge treats one port: whether frames may leave where they came in (hairpin), and whether it is
+    kept from other isolated ports."""
 
     link: str
     hairpin: bool

@@ -48,6 +48,7 @@ SOL_NETLINK: Final = 270
 NETLINK_CAP_ACK: Final = 10
 NETLINK_EXT_ACK: Final = 11
 NETLINK_GET_STRICT_CHK: Final = 12
+SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h, Linux 5.14
 NLA_F_NESTED: Final = 0x8000
 NLA_TYPE_MASK: Final = 0x3FFF
 
@@ -159,7 +160,10 @@ _LITTLE = struct.pack("=H", 1) == b"\1\0"
 
 
 def frame(request: Request, sequence: int, flags: int) -> bytes:
-    return _HEADER.pack(16 + len(request.body), request.type, request.flags | flags | NLM_F_REQUEST, sequence, 0) + request.body
+    return (
+        _HEADER.pack(16 + len(request.body), request.type, request.flags | flags | NLM_F_REQUEST, sequence, 0)
+        + request.body
+    )
 
 
 def messages(datagram: bytes) -> Iterator[Message]:
@@ -227,7 +231,7 @@ class Socket:
     def netns_cookie(self) -> int:
         """A number that no other network namespace has or will have until the next boot; 0 before Linux 5.14."""
         try:
-            return int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little" if _LITTLE else "big")
+            return as_int(self._socket.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))
         except OSError as error:
             if error.errno == errno.ENOPROTOOPT:
                 return 0
@@ -243,7 +247,9 @@ class Socket:
         first = self._sequence + 1
         last = self._sequence = self._sequence + len(requests)
         # A refusal is always reported, so an acknowledgement of the last is one of all.
-        self._send(b"".join([frame(r, first + i, NLM_F_ACK if first + i == last else 0) for i, r in enumerate(requests)]))
+        self._send(
+            b"".join([frame(r, first + i, NLM_F_ACK if first + i == last else 0) for i, r in enumerate(requests)])
+        )
         failed: NetlinkError | None = None
         while True:
             for message in messages(self.receive(requests[-1].what)):
@@ -312,17 +318,16 @@ class Socket:
         self._send(frame(request, sequence, flags))
 
     def receive(self, what: str = "netlink", flags: int = 0) -> bytes:
-        """One datagram. Raises NetlinkError ETIMEDOUT, and ENOBUFS where messages were lost because nobody read them."""
+        """One datagram. Raises NetlinkError ETIMEDOUT; ENOBUFS where messages were lost since nobody read them."""
         try:
             return self._socket.recv(_LARGEST_DATAGRAM, flags)
         except OSError as error:
             if error.errno == errno.EAGAIN and not flags & socket.MSG_DONTWAIT:
-                raise NetlinkError(errno.ETIMEDOUT, what, f"no answer from the kernel within {_PATIENCE_S} s") from error
+                raise NetlinkError(
+                    errno.ETIMEDOUT, what, f"no answer from the kernel within {_PATIENCE_S} s"
+                ) from error
             raise
 
     def _send(self, datagram: bytes) -> None:
         # A datagram of bytes goes whole or not at all.
         self._socket.send(datagram)
-
-
-_SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14

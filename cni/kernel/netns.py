@@ -54,6 +54,9 @@ class Netns:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         posix.close(self.fd)
 
     def same(self, other: Netns) -> bool:

@@ -24,7 +24,10 @@ class Sysctl(NamedTuple):
             finally:
                 posix.close(fd)
         except OSError as error:
-            raise OSError(error.errno, f"sysctl -w {self.path.replace('/', '.')}={self.value}: {error.strerror}") from error
+            raise OSError(error.errno, f"sysctl -w {self}: {error.strerror}") from error
+
+    def __str__(self) -> str:
+        return f"{self.path.replace('/', '.')}={self.value}"
 
     def find(self) -> bool:
         return read(self.path) == self.value

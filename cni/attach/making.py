@@ -1,0 +1,141 @@
+"""Making what an attachment wants, group by group: node, veth, pod, and what on the node points at the pod.
+
+Nothing is undone here: who calls this has written down what may come to exist, and removes it by that.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from cni.attach import shared
+from cni.kernel import inet
+from cni.kernel import link as links
+from cni.kernel.inet import LinkAddress
+from cni.kernel.netlink import NetlinkError, Socket
+from cni.lean import NamedTuple, select, socket, time
+from cni.spec.errors import CONFLICT, TRY_AGAIN_LATER, CNIError
+from cni.spec.result import IPConfig
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+    from cni.attach.node import Node
+    from cni.attach.sandbox import Sandbox
+    from cni.kernel.link import Link, Veth
+    from cni.wanted import Key, Wanted
+
+_DAD_PATIENCE_S: Final = 10.0
+
+
+class Made(NamedTuple):
+    """What making an attachment brought to light."""
+
+    port_ifindex: int
+    """Of the veth's end on the node; 0 without one."""
+    reported: tuple[IPConfig, ...]
+    """The addresses of the links that were to be reported."""
+
+
+def make(node: Node, sandbox: Sandbox, key: Key, wanted: Wanted, switches: dict[str, Link]) -> Made:
+    """Makes all of it; `switches` are the bridges, ensured. Raises CNIError, NetlinkError, OSError."""
+    for setting in wanted.settings:
+        shared.ensure_setting(node, setting)
+    indexes = {name: found.ifindex for name, found in switches.items()}
+    for veth in wanted.veths:
+        indexes[veth.name] = _make_veth(node, sandbox, veth, indexes.get(veth.master, 0))
+    made = make_in_pod(sandbox, wanted)
+    aliases = [links.set_alias(indexes[veth.name], veth.name, str(key)) for veth in wanted.veths]
+    # On the node all of it hangs on our own port, or is a hint that may be wrong; so it goes in one datagram.
+    node.nl.do(*aliases, *[thing.make(indexes[thing.link]) for thing in wanted.node])
+    return made._replace(port_ifindex=indexes.get(key.tag, 0))
+
+
+def _make_veth(node: Node, sandbox: Sandbox, veth: Veth, master: int) -> int:
+    request = veth.make(sandbox.netns.fd, master)
+    try:
+        node.nl.do(request)
+    except NetlinkError as error:
+        if error.errno != errno.EEXIST:
+            raise
+        if links.find(sandbox.nl, veth.peer):
+            raise CNIError(
+                CONFLICT,
+                f"CNI_IFNAME: interface {veth.peer} already exists in {sandbox.netns.path}",
+                "it is not of this attachment's making, and was left alone; use another CNI_IFNAME",
+            ) from error
+        left = veth.find(node.nl)
+        if left:
+            # It bears our tag and no record knows it: an earlier life of this attachment.
+            node.nl.do(veth.drop(left.ifindex))
+        node.nl.do(request)
+    return links.need(node.nl, veth.name).ifindex
+
+
+def make_in_pod(sandbox: Sandbox, wanted: Wanted) -> Made:
+    """What is done in the pod: sysctls from inside, the rest through the socket, in one datagram.
+
+    Together, because whatever fails there, all of it goes with the veth.
+    """
+    watched = [thing for thing in wanted.pod if isinstance(thing, LinkAddress) and thing.dad]
+    news = None
+    try:
+        if wanted.tuning or watched:
+            with sandbox.inside():
+                for sysctl in wanted.tuning:
+                    sysctl.make()
+                if watched:
+                    news = Socket(groups=inet.RTMGRP_IPV6_IFADDR)
+        names = dict.fromkeys([thing.link for thing in wanted.pod])
+        indexes = {name: links.need(sandbox.nl, name).ifindex for name in names}
+        sandbox.nl.do(*[thing.make(indexes[thing.link]) for thing in wanted.pod])
+        if news:
+            _wait_for_dad(sandbox.nl, news, watched, indexes)
+    finally:
+        if news:
+            news.close()
+    reported = []
+    for i, interface in enumerate(wanted.interfaces):
+        if interface.name in wanted.reported:
+            found = inet.addresses(sandbox.nl, indexes[interface.name])
+            reported += [IPConfig(address.address, None, i) for address in found]
+    return Made(0, tuple(reported))
+
+
+def _wait_for_dad(nl: Socket, news: Socket, wanted: list[LinkAddress], indexes: dict[str, int]) -> None:
+    """Until the kernel has found no duplicate of the IPv6 addresses. Woken by its news, never asleep."""
+    pending = [thing for thing in wanted if thing.address.address.version == 6]
+    poll = select.poll()
+    poll.register(news.fileno(), select.POLLIN)
+    end = time.monotonic() + _DAD_PATIENCE_S
+    while pending:
+        for thing in list(pending):
+            found = [one for one in inet.addresses(nl, indexes[thing.link]) if one.address == thing.address]
+            if not found or found[0].flags & inet.IFA_F_DADFAILED:
+                raise CNIError(
+                    CONFLICT,
+                    f"address {thing.address} is in use by another host of the network",
+                    "duplicate address detection was answered; is the same subnet handed out elsewhere?",
+                )
+            if not found[0].flags & inet.IFA_F_TENTATIVE:
+                pending.remove(thing)
+        if pending and not poll.poll(max(0, int((end - time.monotonic()) * 1000))):
+            told = ", ".join([str(thing.address) for thing in pending])
+            raise CNIError(
+                TRY_AGAIN_LATER,
+                f"duplicate address detection of {told} did not end within {_DAD_PATIENCE_S:.0f} s",
+                "does the bridge forward, and have the veth's ends a carrier?",
+            )
+        _read_away(news)
+
+
+def _read_away(news: Socket) -> None:
+    """What the news say is asked of the kernel afterwards, so it may be lost too (ENOBUFS)."""
+    while True:
+        try:
+            news.receive(flags=socket.MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                return
+            if error.errno != errno.ENOBUFS:
+                raise
