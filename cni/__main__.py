@@ -20,7 +20,7 @@ def main(argv: Sequence[str]) -> int:
         return cli.main(argv[1:])
     from cni import plugin
 
-    code = plugin.main(argv[0], environ, 0, 1, 2)
+    code = plugin.main(argv[0], environ, 0, 1, 2, exiting=True)
     # All is written. Taking the interpreter apart would cost a quarter of the whole call.
     return posix._exit(code)
 

@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 _PASSING: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETIMEDOUT})
 
 
-def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr: int) -> int:
+def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr: int, *, exiting: bool = False) -> int:
     """Serves one call of the plugin that `argv0` names; the streams are descriptors. Returns the exit code.
+
+    A DEL answers before the kernel has quite finished. Who is `exiting` leaves the rest to the helper that sees
+    to it; for all others it is waited for.
 
     Whatever happens, stdout gets one JSON document or nothing.
     """
@@ -52,7 +55,7 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
         version = conf.cni_version
         request.require_known()
         versions.require_command(request.command, version)
-        result = serve(_name(argv0), request, conf, environ)
+        result = serve(_name(argv0), request, conf, environ, exiting=exiting)
         if result is not None:
             _write(stdout, result.to_json(version))
         return 0
@@ -99,26 +102,32 @@ def _advice(code: int | None) -> str:
     return "see the node's log"
 
 
-def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str]) -> Result | None:
+def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str], *, exiting: bool) -> Result | None:
     """One verb of one plugin. Only ADD has a result. Raises CNIError, OSError."""
     if name == HOST_LOCAL:
         from cni import hostlocal
 
         return hostlocal.run(request.command, conf, request)
-    return _attach(name, PLUGINS[name], request, conf, environ)
+    from cni import addresses
+    from cni.attach.node import DEFAULT_RUN_DIR, Node
+
+    run_dir = environ.get("PODWIRE_RUN_DIR") or DEFAULT_RUN_DIR
+    with Node(run_dir, lambda delegation: addresses.reopen(delegation, request.path)) as node:
+        try:
+            return _attach(node, name, PLUGINS[name], request, conf)
+        finally:
+            if not exiting:
+                node.settle()
 
 
-def _attach(name: str, plugin: Plugin, request: Request, conf: NetConf, environ: Mapping[str, str]) -> Result | None:
+def _attach(node: Node, name: str, plugin: Plugin, request: Request, conf: NetConf) -> Result | None:
     from cni import addresses
     from cni.attach import engine
-    from cni.attach.node import DEFAULT_RUN_DIR, Node
     from cni.wanted import Key
 
     command = request.command
     leaving = command == "DEL"
     ipam = (addresses.of_leaving if leaving else addresses.of)(conf, request.args, request.path)
-    run_dir = environ.get("PODWIRE_RUN_DIR") or DEFAULT_RUN_DIR
-    node = Node(run_dir, lambda delegation: addresses.reopen(delegation, request.path))
     if command == "GC":
         if plugin.recorded:
             engine.gc(node, conf.name, name, ipam, conf.valid_attachments)

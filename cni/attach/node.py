@@ -53,9 +53,11 @@ class Node:
         self.close()
 
     def close(self) -> None:
-        """Waits for the helpers: for callers that live on. The executable just exits, and its parent reaps them."""
         self.nl.close()
         self.home.close()
+
+    def settle(self) -> None:
+        """Waits for the helpers: for who lives on after a call. Those of a process that exits are reaped by another."""
         while self.helpers:
             posix.waitpid(self.helpers.pop(), 0)
 
