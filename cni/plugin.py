@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Final
 
+    from cni.attach.node import Node
     from cni.plugins import Plugin
     from cni.spec.result import Result
 
