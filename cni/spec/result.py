@@ -68,7 +68,8 @@ class IPConfig(NamedTuple):
     @classmethod
     def parse(cls, keys: Section, version: str) -> Self:
         address = _prefixed(keys, "address")
-        if version in _WITH_VERSION and keys.text("version") != str(address.address.version):
+        # Absent is tolerated, though the specification requires it: the reference's loopback leaves it out (1.1.1).
+        if version in _WITH_VERSION and keys.text("version") not in ("", str(address.address.version)):
             raise keys.error("version", f'"{address.address.version}", the version of {address}')
         return cls(address, _address(keys, "gateway"), _optional(keys, "interface", _U32))
 
