@@ -32,11 +32,11 @@ test: .need/test .venv/ready ## every test but test-vm's (under 25 minutes)
 test-vm: .need/test .venv/ready ## the tests that need another kernel
 	$(SESSION) tests/vm
 
-demo: .need/demo $(PYTHON_VENV) ## two pods on one node talk to each other; nothing is left
-	$(PYTHON_VENV) -m cni.cli.demo
+demo: .need/demo bin ## two pods on one node talk to each other; nothing is left
+	bin/podwire demo
 
 bench: .need/bench .venv/ready bin ## ours against the reference plugins, side by side
-	$(PYTHON_VENV) -m bench
+	$(PYTHON_VENV) -m bench $(ARGS)
 
 clean: ## remove what was built (.venv stays)
 	rm -rf bin dist .cache

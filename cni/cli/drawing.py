@@ -37,7 +37,9 @@ class PodEnd:
 
 def drawing(bridge: str, gateways: Sequence[str], pods: Sequence[PodEnd]) -> list[str]:
     """The lines, in box characters; `ascii_only` makes do without."""
-    boxes = [_box(pod) for pod in pods]
+    # What the node of a single pod needs: the bridge's texts, and the joint behind the title.
+    least = max(len("┌─ node ─") * 2, *(len(text) + 4 for text in (bridge, *gateways)))
+    boxes = [_box(pod, least) for pod in pods]
     middles = []
     at = 0
     for box in boxes:
@@ -60,13 +62,10 @@ def ascii_only(lines: Sequence[str]) -> list[str]:
     return [line.translate(_ASCII) for line in lines]
 
 
-def _box(pod: PodEnd) -> list[str]:
-    rows = [
-        f"{pod.interface if not n else '':{len(pod.interface)}}  {text}"
-        for n, text in enumerate(pod.addresses or ("",))
-    ]
-    width = max(len(row) for row in rows) + 4
-    width = max(width, len(pod.name) + 12, len(pod.host_interface) + 4)
+def _box(pod: PodEnd, least: int) -> list[str]:
+    first, *more = pod.addresses or ("",)
+    rows = [f"{pod.interface}  {first}", *(f"{'':{len(pod.interface)}}  {address}" for address in more)]
+    width = max(least, *(len(text) + 4 for text in (*rows, pod.host_interface)), len(pod.name) + 12)
     bottom = [*f"└{'─' * (width - 2)}┘"]
     bottom[width // 2] = "┬"
     return [_top(f"pod {pod.name}", width, []), *(f"│ {row:{width - 4}} │" for row in rows), "".join(bottom)]

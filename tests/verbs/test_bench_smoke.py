@@ -1,0 +1,104 @@
+"""The bench runs and finds figures for everything it promises. How fast anything is, no test says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests import session
+from tests.conftest import REFERENCE_PLUGINS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.needs(f"{REFERENCE_PLUGINS}/bridge")
+
+LATENCIES = [f"{what} p{percent}" for what in ("ADD", "DEL answered", "DEL settled") for percent in (50, 99)]
+
+
+@pytest.fixture(scope="module")
+def quick(executables: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """What the bench's short form prints, and what it writes for programs."""
+    file = tmp_path_factory.mktemp("bench") / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench", "--quick", "--ours", executables, "--json", file],
+        cwd=session.TOP, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout, json.loads(file.read_text())
+
+
+def test_both_sides_have_every_figure_and_their_ratio(quick: tuple[str, dict[str, Any]]) -> None:
+    _, found = quick
+
+    groups = {group["title"]: group["figures"] for group in found["figures"]}
+    assert {title: [figure["what"] for figure in figures] for title, figures in groups.items()} == {
+        "One pod at a time": LATENCIES,
+        "20 pods at once, whole batch": LATENCIES,
+        "One pod at a time, IPv4 and IPv6": LATENCIES,
+        "Sustained ADD and DEL (more is better)": ["1 lane", "4 lanes"],
+        "What one call costs (medians)": [
+            "ADD processor time", "DEL processor time", "ADD peak memory", "DEL peak memory",
+        ],
+    }  # fmt: skip
+    for figures in groups.values():
+        for figure in figures:
+            assert figure["ours"] > 0
+            assert figure["theirs"] > 0
+            assert figure["ratio"] == pytest.approx(figure["ours"] / figure["theirs"])
+
+
+def test_the_targets_stand_beside_the_medians_of_answers(quick: tuple[str, dict[str, Any]]) -> None:
+    _, found = quick
+
+    targets = {
+        (group["title"], figure["what"]): figure["target"]
+        for group in found["figures"]
+        for figure in group["figures"]
+        if figure["target"] is not None
+    }
+    assert targets == {
+        ("One pod at a time", "ADD p50"): 1.25,
+        ("One pod at a time", "DEL answered p50"): 0.6,
+        ("20 pods at once, whole batch", "ADD p50"): 1.2,
+        ("20 pods at once, whole batch", "DEL answered p50"): 1.2,
+    }
+
+
+def test_a_delete_has_settled_no_sooner_than_it_answered(quick: tuple[str, dict[str, Any]]) -> None:
+    _, found = quick
+
+    for group in found["figures"][:3]:
+        by_name = {figure["what"]: figure for figure in group["figures"]}
+        for side in ("ours", "theirs"):
+            assert by_name["DEL settled p50"][side] >= by_name["DEL answered p50"][side]
+
+
+def test_the_stages_of_a_call_add_up_to_it(quick: tuple[str, dict[str, Any]]) -> None:
+    _, found = quick
+
+    split = found["split"]
+    shared = sum(split[stage] for stage in ("process_ms", "header_ms", "interpreter_ms", "imports_ms"))
+    assert shared + split["add_work_ms"] == pytest.approx(split["add_ms"])
+    assert shared + split["delete_work_ms"] == pytest.approx(split["delete_ms"])
+    assert split["modules"] > 10
+
+
+def test_the_codecs_are_compared(quick: tuple[str, dict[str, Any]]) -> None:
+    _, found = quick
+
+    assert len(found["codec"]) == 7
+    assert all(value > 0 for value in found["codec"].values())
+
+
+def test_people_get_tables_and_the_machine_s_facts_without_its_name(quick: tuple[str, dict[str, Any]]) -> None:
+    said, found = quick
+
+    assert set(found["machine"]) >= {"Kernel", "Processors", "Reference plugins"}
+    for title in ("One pod at a time", "Where our time goes", "Our netlink codec beside pyroute2"):
+        assert f"\n{title}\n" in said
+    assert str(session.TOP) not in said + json.dumps(found)
