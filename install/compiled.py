@@ -1,13 +1,14 @@
-"""Modules compiled and marshalled by, and for, the interpreter that runs this.
+"""Our modules, compiled and marshalled by, and for, the interpreter that runs this.
 
 A program rather than a module: the build starts it with each interpreter it finds. From stdin it reads, as
-JSON, an object of two: `always`, the modules that every call imports, in the order in which they may be
-executed, and `others`, those that only some calls import; each {module name: [file name, source text]}. To
-stdout it writes what the executable holds for this interpreter, the length of the first part before it:
+JSON, the arguments of `member`; to stdout it writes what the executable holds for this interpreter, with the
+length of the index before it:
 
-1. The interpreter's magic number and one marshalled dictionary, {module name: code} of `always`, followed by
-   {module name: (start, size)} of `others`. Being one object, strings that several modules use are in it once.
-2. The codes of `others`, each marshalled by itself, so that it costs a call that doesn't import it nothing.
+    magic number · index · part · part · …
+
+The index is a marshalled dictionary {module name: (start, size, needs)}: in which part its code is, and which
+modules have to be executed before it. Besides, it has the code of the loader, which is the first to be needed.
+A part is a marshalled dictionary {module name: code} of modules that are likely to be needed together.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from typing import TypeVar
 
     Body = TypeVar("Body", ast.ClassDef, ast.FunctionDef)
-    Modules = dict[str, tuple[str, str]]
 
 
 class Lean(ast.NodeTransformer):
@@ -33,7 +33,7 @@ class Lean(ast.NodeTransformer):
 
     That is the docstrings of functions and classes, the annotations of functions (those of classes are the fields
     of NamedTuples), and the import of `__future__`, a file of the standard library (0.15 ms). Docstrings of modules
-    stay, for a command's --help; line numbers too: a traceback is worth the 4 % that they cost.
+    stay, for a command's --help; line numbers too: a traceback is worth the 4 % of unmarshalling that they cost.
     """
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
@@ -64,17 +64,18 @@ def compiled(file: str, source: str) -> CodeType:
     return code
 
 
-def members(always: Modules, others: Modules, gap: int) -> tuple[bytes, bytes]:
-    """Both parts. A start counts from the end of the first, behind which lies a `gap` before the second."""
-    parts = {name: marshal.dumps(compiled(*module)) for name, module in others.items()}
-    index: dict[str, CodeType | tuple[int, int]] = {name: compiled(*module) for name, module in always.items()}
-    start = gap
-    for name, part in parts.items():
-        index[name] = (start, len(part))
-        start += len(part)
-    return importlib.util.MAGIC_NUMBER + marshal.dumps(index), b"".join(parts.values())
+def member(modules: dict[str, tuple[str, str, list[str]]], parts: list[list[str]], loader: str) -> tuple[bytes, bytes]:
+    """Index and parts; `modules` are {name: [file name, source text, needs]}."""
+    index: dict[str, object] = {"loader": compiled(*modules[loader][:2])}
+    content = b""
+    for part in parts:
+        marshalled = marshal.dumps({name: compiled(*modules[name][:2]) for name in part})
+        # Starts count from the end of the index: how long that gets, depends on them.
+        index.update((name, (len(content), len(marshalled), tuple(modules[name][2]))) for name in part)
+        content += marshalled
+    return marshal.dumps(index), content
 
 
 if __name__ == "__main__":
-    first, second = members(**json.load(sys.stdin.buffer))
-    sys.stdout.buffer.write(len(first).to_bytes(4, "big") + first + second)
+    index, parts = member(**json.load(sys.stdin.buffer))
+    sys.stdout.buffer.write(len(index).to_bytes(4, "big") + importlib.util.MAGIC_NUMBER + index + parts)

@@ -1,13 +1,11 @@
 """Builds the executable: one file that runs wherever there is a Python, and starts fast on those known here.
 
 The file is a shell header with a zip archive behind it. The archive holds our sources, and for each minor
-version of Python that the build found two members of compiled code, named by its cache tag:
+version of Python that the build found one member named by its cache tag, as `compiled/cpython-311`: the same
+modules compiled, in parts of which a call unmarshals those that it needs (`install.compiled` has the format).
 
-    cpython-311/always    what every call imports, as one object
-    cpython-311/others    what only some calls import (features, the commands for people), module by module
-
-The header finds an interpreter and starts it with a few lines of Python, which read the first member of that
-interpreter (`install.loader` does the rest), or else go for the sources (`install.sources`).
+The header finds an interpreter and starts it with a few lines of Python, which read the index of that
+interpreter's member (`install.loader` does the rest), or else go for the sources (`install.sources`).
 
 Same sources and interpreters, same bytes: nothing in the file depends on when or where it was built.
 """
@@ -29,19 +27,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-    Modules = Mapping[str, tuple[str, str]]  # {module name: (file name, source text)}
+    from collections.abc import Iterable, Mapping, Sequence
 
 PACKAGES = ("cni", "ipam", "install")
-PROGRAM = "cni.__main__"
 LOADER = "install.loader"
+NAMES = ("podwire", "bridge", "loopback", "host-local")
+"""What a complete CNI bin directory has."""
+
+COMPILED = "compiled/"
+LOCAL_HEADER_BYTES = 30
+"""What a zip archive puts before a member, besides the member's name (APPNOTE 4.3.7)."""
 
 OLDEST, NEWEST = 11, 20
 """Minor versions of Python 3 that the header looks for in /usr/bin, whether or not they have a member."""
-
-LOCAL_HEADER_BYTES = 30
-"""What a zip archive puts before a member, besides the member's name (APPNOTE 4.3.7)."""
 
 # Compiled at every start, 0.03 ms per 100 characters, so: short names, nothing that can be done later, and what is
 # done rarely in a string. No single quote may occur in it. It has to be valid Python 3.6: an interpreter without
@@ -51,13 +49,14 @@ import sys,gc,marshal,posix
 a=sys.argv
 del a[0]
 gc.disable()
+c={}
 try:
  f=posix.open(a[0],0)
- p,n={@members@}[sys.implementation.cache_tag]
+ p,n=@members@[sys.implementation.cache_tag]
  posix.lseek(f,p,2)
- if posix.read(f,4)!=sys.modules["_frozen_importlib_external"].MAGIC_NUMBER:raise KeyError
- c=marshal.loads(posix.read(f,n))
-except Exception:exec("""
+ if posix.read(f,4)==sys.modules["_frozen_importlib_external"].MAGIC_NUMBER:c=marshal.loads(posix.read(f,n))
+except Exception:pass
+exec(c.pop("loader","""
 gc.enable()
 sys.path[:0]=a[:1]
 try:
@@ -70,8 +69,7 @@ except ImportError:
  print(json.dumps({"cniVersion":"0.1.0","code":5,"msg":m,"details":""}))
  sys.exit(1)
 run()
-""")
-exec(c.pop("loader"))'''
+"""))'''
 
 HEADER = r"""#!/bin/sh
 # podwire: the network of pods, in one file. Behind this text lies a zip archive; `unzip -l` lists what is in it.
@@ -81,7 +79,7 @@ for python in @pythons@; do
   [ -x "$python" ] && exec "$python" -IS -c "$first" "$0" "$@"
   tried="$tried $python"
 done
-what="podwire needs Python 3.11 or later, and found none:$tried"
+what="podwire needs Python 3.11 or later; there is none at$tried"
 cure="Install one (Debian 12 or later: apt-get install python3), or name it: podwire install --python PATH"
 [ "${CNI_COMMAND+set}" ] || { echo "$what. $cure" >&2; exit 1; }
 while IFS= read -r line || [ "$line" ]; do config="$config$line"; done
@@ -129,67 +127,82 @@ def distinct(paths: Iterable[str]) -> list[Interpreter]:
     return sorted(by_tag.values(), key=lambda known: (known.minor, known.cache_tag))
 
 
+@dataclass(frozen=True, slots=True)
+class Module:
+    file: str
+    source: str
+    needs: tuple[str, ...]
+    """The modules that have to be executed before this one: its package, and what it imports, in this order."""
+
+
 def sources(root: Path) -> dict[str, str]:
     """{file name in the archive: text} of all that is ours under `root`."""
     files = [path for package in PACKAGES for path in (root / package).rglob("*.py")]
     return {path.relative_to(root).as_posix(): path.read_text("utf-8") for path in sorted(files)}
 
 
-def module_name(file: str) -> str:
-    return file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+def modules_of(texts: Mapping[str, str]) -> dict[str, Module]:
+    """The modules that `sources` are, by name."""
+    files = {file.removesuffix(".py").removesuffix("/__init__").replace("/", "."): file for file in texts}
+    found: dict[str, Module] = {}
+    for name, file in files.items():
+        imports = Imports()
+        imports.visit(ast.parse(texts[file], file))
+        needs = dict.fromkeys((name.rpartition(".")[0], *imports.names))  # a set that keeps the order
+        found[name] = Module(f"<podwire>/{file}", texts[file], tuple(one for one in needs if one in files))
+    return found
 
 
-def imported(program: str, modules: Modules) -> list[str]:
-    """What importing `program` always imports of `modules`: it comes last, each after those that it imports itself."""
-    order: dict[str, None] = {}
+class Imports(ast.NodeVisitor):
+    """Names of what is imported when a module is, and not later by its functions, nor for the type checker."""
 
-    def visit(name: str, seen: tuple[str, ...]) -> None:
-        if name in order or name in seen or name not in modules:
-            return
-        visit(name.rpartition(".")[0], seen)
-        for one in _imports(ast.parse(modules[name][1]).body):
-            visit(one, (*seen, name))
-        order[name] = None
+    def __init__(self) -> None:
+        self.names: list[str] = []
 
-    visit(program, ())
-    return list(order)
+    def visit_Import(self, node: ast.Import) -> None:
+        self.names += [alias.name for alias in node.names]
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        # `from a import b`: b may be a module too.
+        self.names += [str(node.module), *(f"{node.module}.{alias.name}" for alias in node.names)]
+
+    def visit_If(self, node: ast.If) -> None:
+        only_types = ast.unparse(node.test) == "TYPE_CHECKING"
+        for statement in node.orelse if only_types else [*node.body, *node.orelse]:
+            self.visit(statement)
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        pass
 
 
-def _imports(statements: Iterable[ast.stmt]) -> Iterator[str]:
-    """Modules that may be meant by the import statements executed with a module's body."""
-    for statement in statements:
-        match statement:
-            case ast.Import(names):
-                yield from (alias.name for alias in names)
-            case ast.ImportFrom(module=str(module), names=names):
-                yield module
-                yield from (f"{module}.{alias.name}" for alias in names)
-            case ast.If(test=ast.Name("TYPE_CHECKING"), orelse=rest):
-                yield from _imports(rest)
-            case ast.If(body=body, orelse=rest):
-                yield from _imports([*body, *rest])
-            case ast.Try(body, handlers, rest, final):
-                yield from _imports([*body, *(one for handler in handlers for one in handler.body), *rest, *final])
+def parts_of(modules: Mapping[str, Module]) -> list[list[str]]:
+    """Which modules are unmarshalled at once: those of one package.
+
+    Each by itself is slower (what they share is made again and again), and all of them as one object too (they
+    are read into fresh memory, which costs more than the reading). But what is only imported in functions goes
+    by itself, since most calls don't import it: a feature, a command, the caller of delegates.
+    """
+    needed = {one for module in modules.values() for one in module.needs}
+    parts: dict[str, list[str]] = {}
+    for name, module in modules.items():
+        package = name if module.file.endswith("/__init__.py") else name.rpartition(".")[0]
+        parts.setdefault(package if name in needed else name, []).append(name)
+    return list(parts.values())
 
 
 def build(root: Path, known: Sequence[Interpreter]) -> bytes:
     """The executable made of what is under `root`, with members for the interpreters `known`."""
     texts = sources(root)
-    members: dict[str, bytes] = {file: text.encode() for file, text in texts.items()}
-    modules = {module_name(file): (f"<podwire>/{file}", text) for file, text in texts.items()}
-    always = imported(PROGRAM, modules)
-    first = {"loader": modules[LOADER], **{name: modules[name] for name in always}}
-    others = {name: modules[name] for name in sorted(modules.keys() - {*always})}
-    for one in known:
-        names = (f"{one.cache_tag}/always", f"{one.cache_tag}/others")
-        members.update(zip(names, _compiled(one, first, others, gap=LOCAL_HEADER_BYTES + len(names[1]))))
+    modules = modules_of(texts)
+    members = {file: text.encode() for file, text in texts.items()}
+    members.update((COMPILED + one.cache_tag, _compiled(one, modules)) for one in known)
     return _assembled(members, None)
 
 
 def pinned(executable: bytes, python: str | None) -> bytes:
     """`executable` with a header that starts the interpreter at `python` and no other; None: those of /usr/bin."""
     with zipfile.ZipFile(io.BytesIO(executable)) as archive:
-        return _assembled({info.filename: archive.read(info) for info in archive.infolist()}, python)
+        return _assembled({name: archive.read(name) for name in archive.namelist()}, python)
 
 
 def write(path: Path, content: bytes) -> None:
@@ -205,26 +218,28 @@ def write(path: Path, content: bytes) -> None:
         raise
 
 
-def _compiled(one: Interpreter, always: Modules, others: Modules, gap: int) -> tuple[bytes, bytes]:
-    program = Path(__file__).with_name("compiled.py")
-    wanted = json.dumps({"always": always, "others": others, "gap": gap}).encode()
-    answer = subprocess.run([one.path, "-IS", str(program)], input=wanted, stdout=subprocess.PIPE, check=True).stdout
-    end = 4 + int.from_bytes(answer[:4], "big")
-    return answer[4:end], answer[end:]
+def _compiled(one: Interpreter, modules: Mapping[str, Module]) -> bytes:
+    job = {
+        "modules": {name: (module.file, module.source, module.needs) for name, module in modules.items()},
+        "parts": parts_of(modules),
+        "loader": LOADER,
+    }
+    # The columns that tracebacks underline are a tenth of the code, and every call would read them.
+    command = [one.path, "-IS", "-X", "no_debug_ranges", str(Path(__file__).with_name("compiled.py"))]
+    return subprocess.run(command, input=json.dumps(job).encode(), stdout=subprocess.PIPE, check=True).stdout
 
 
 def _assembled(members: Mapping[str, bytes], python: str | None) -> bytes:
-    """Header and archive. The members of code come last and are found from the end, whatever the header's length."""
+    """Header and archive. The header finds compiled members from the end, so that its own length doesn't matter."""
     bare = _archive(b"", members)
     places: dict[str, tuple[int, int]] = {}
     with zipfile.ZipFile(io.BytesIO(bare)) as archive:
-        for info in archive.infolist():
-            tag, _, what = info.filename.partition("/")
-            if what == "always":
-                start = info.header_offset + LOCAL_HEADER_BYTES + len(info.filename)
-                places[tag] = (start - len(bare), info.file_size - 4)
-    table = ",".join(f'"{tag}":({start},{size})' for tag, (start, size) in places.items())
-    header = HEADER.replace("@first@", FIRST.replace("@members@", table)).replace("@pythons@", _pythons(places, python))
+        for name, content in members.items():
+            if name.startswith(COMPILED):
+                start = archive.getinfo(name).header_offset + LOCAL_HEADER_BYTES + len(name) + 4
+                places[name.removeprefix(COMPILED)] = (start - len(bare), int.from_bytes(content[:4], "big"))
+    first = FIRST.replace("@members@", json.dumps(places, separators=(",", ":")))
+    header = HEADER.replace("@first@", first).replace("@pythons@", _pythons(places, python))
     return _archive(header.encode("utf-8", "surrogateescape"), members)
 
 
@@ -243,15 +258,11 @@ def _archive(prefix: bytes, members: Mapping[str, bytes]) -> bytes:
     out.write(prefix)
     with zipfile.ZipFile(out, "a") as archive:
         for name, content in members.items():
-            archive.writestr(_info(name), content)
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system = 3  # Unix, wherever it is built
+            info.external_attr = 0o100644 << 16
+            archive.writestr(info, content)
     return out.getvalue()
-
-
-def _info(name: str) -> zipfile.ZipInfo:
-    info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
-    info.create_system = 3  # Unix, wherever it is built
-    info.external_attr = 0o100644 << 16
-    return info
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -259,13 +270,18 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m install.executable", description=(__doc__ or "").partition("\n")[0]
     )
     parser.add_argument("--output", type=Path, required=True, help="directory that gets the executables")
-    parser.add_argument("--names", default="podwire", help="names to give to copies of the one file, by commas")
-    parser.add_argument("--python", action="append", help="interpreter to make members for (default: every one found)")
+    parser.add_argument("--names", default=",".join(NAMES), help="names for the copies of it (default: %(default)s)")
+    parser.add_argument(
+        "--python",
+        action="append",
+        help="interpreter to make a member for (default: those named in PYTHONS, else every one that is found)",
+    )
     parser.add_argument(
         "--root", type=Path, default=Path(__file__).parents[1], help="where cni/, ipam/ and install/ are"
     )
     options = parser.parse_args(arguments)
-    known = distinct(options.python) if options.python else interpreters()
+    named = options.python or os.environ.get("PYTHONS", "").split()
+    known = distinct(named) if named else interpreters()
     content = build(options.root, known)
     options.output.mkdir(parents=True, exist_ok=True)
     for name in options.names.split(","):

@@ -1,7 +1,7 @@
 """Runs the executable's code from what its build compiled for this very interpreter.
 
-The few lines of Python in the executable's header have read a dictionary of code, and execute this text right
-there, in `__main__`; here the code becomes modules. Nothing is compiled, no directory is searched and
+The few lines of Python in the executable's header have read an index of our modules, and execute this text
+right there, in `__main__`; here the entries become modules. Nothing is compiled, no directory is searched and
 importlib's own Python isn't imported: an exec lives ten milliseconds, so each of these would show.
 
 An interpreter for which nothing is compiled goes by `install.sources` instead.
@@ -21,64 +21,68 @@ if TYPE_CHECKING:
     from types import CodeType, ModuleType
     from typing import NoReturn
 
-    Code = CodeType | tuple[int, int]  # the second: where it lies, counted from the end of what was read, and its size
+    Index = dict[str, tuple[int, int, Sequence[str]]]
 
 
 class Compiled:
-    """The executable's modules, for one interpreter version."""
+    """Imports our modules, from an index that `install.compiled` describes."""
 
-    def __init__(self, codes: dict[str, Code], executable: int) -> None:
-        """`executable` is open, and positioned at the end of the member that `codes` was."""
-        self._codes = codes
-        # Kept open: the path may name a newer file by the time that a module is read.
+    __module__ = "install.loader"  # also where this text runs as `__main__`: `podwire version` looks at it
+
+    def __init__(self, index: Index, executable: int) -> None:
+        """`executable` is open, and positioned at the end of `index`, where the parts begin."""
+        self._index = index
+        # Kept open: the path may name a newer file by the time that a part is read.
         self._executable = executable
-        self._end = posix.lseek(executable, 0, 1)
+        self._parts_start = posix.lseek(executable, 0, 1)
+        self._parts: dict[int, dict[str, CodeType]] = {}
 
-    def preload(self) -> None:
-        """Makes modules of what every call imports, in the order given by the build.
+    def get_code(self, name: str) -> CodeType:
+        start, size, _ = self._index[name]
+        if start not in self._parts:
+            self._parts[start] = marshal.loads(posix.pread(self._executable, size, self._parts_start + start))
+        return self._parts[start][name]
 
-        The import statements then find them made. That is worth 15 µs a module, which the import system
-        spends on locks, specs and asking around, and the reason why these modules have no spec.
+    def execute(self, module: ModuleType, code: CodeType) -> None:
+        """Executes a module, and before it those that it imports, so that its import statements find them made.
+
+        That is worth 15 µs a module, which the import system spends on locks, specs and asking around; it is
+        only for modules that nobody else imports at the same time, as during the start of a program.
         """
-        modules = sys.modules
-        module_type = type(sys)
-        for name, code in self._codes.items():
-            if isinstance(code, tuple):
-                break  # what only some calls import follows
-            module = modules[name] = module_type(name)
-            module.__loader__ = self  # type: ignore[assignment]  # see find_spec
-            parent, _, child = name.rpartition(".")
-            if code.co_filename.endswith("/__init__.py"):
-                module.__path__ = []
-                module.__package__ = name
-            else:
-                module.__package__ = parent
-            exec(code, module.__dict__)
-            if parent:
-                setattr(modules[parent], child, module)
+        made = sys.modules
+        for name in self._index[module.__name__][2]:
+            if name not in made:
+                needed = made[name] = type(module)(name)
+                needed.__loader__ = self  # type: ignore[assignment]  # see find_spec
+                code_needed = self.get_code(name)
+                package, _, own_name = name.rpartition(".")
+                if is_package(code_needed):
+                    needed.__path__ = []
+                    needed.__package__ = name
+                else:
+                    needed.__package__ = package
+                self.execute(needed, code_needed)
+                if package:
+                    setattr(made[package], own_name, needed)
+        exec(code, module.__dict__)
+
+    # The names from here on are the import system's.
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
-        if name not in self._codes:
+        if name not in self._index:
             return None
-        file = self.get_code(name).co_filename
+        code = self.get_code(name)
         # A loader is whatever has these methods; to inherit importlib.abc.Loader one would have to import it.
-        return ModuleSpec(name, self, origin=file, is_package=file.endswith("/__init__.py"))  # type: ignore[arg-type]
+        return ModuleSpec(name, self, origin=code.co_filename, is_package=is_package(code))  # type: ignore[arg-type]
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        exec(self.get_code(module.__name__), module.__dict__)
-
-    def get_code(self, name: str) -> CodeType:
-        code = self._codes[name]
-        if isinstance(code, tuple):
-            start, size = code
-            code = self._codes[name] = marshal.loads(posix.pread(self._executable, size, self._end + start))
-        return code
+        self.execute(module, self.get_code(module.__name__))
 
     def get_source(self, name: str) -> str | None:
-        """For tracebacks, which show the lines of a module that can say what they are."""
+        """For tracebacks, which show the lines of a module whose loader knows them."""
         import zipimport
 
         try:
@@ -87,13 +91,15 @@ class Compiled:
             return None
 
 
-def run(codes: dict[str, Code], executable: int) -> NoReturn:
+def is_package(code: CodeType) -> bool:
+    return code.co_filename.endswith("/__init__.py")
+
+
+def run(index: Index, executable: int) -> NoReturn:
     """Becomes the program."""
     if b"CNI_COMMAND" not in posix.environ:
         gc.enable()  # the header switched it off; a command for people may live long
-    compiled = Compiled(codes, executable)
-    sys.meta_path.insert(0, compiled)
-    compiled.preload()
+    sys.meta_path.insert(0, Compiled(index, executable))
     from cni.__main__ import main
 
     raise SystemExit(main(sys.argv))
