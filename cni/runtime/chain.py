@@ -344,7 +344,10 @@ def _as_added(network: Network, cached: Cached) -> Network:
 
 
 def _parse_config(cached: Cached) -> Network:
-    return Network.parse(cached.config, "the configuration in the cache")
+    network = Network.parse(cached.config, "the configuration in the cache")
+    # The result is in the version of its ADD: a runtime that doesn't know `cniVersions` spoke a lower one than we do.
+    version = cached.result.get("cniVersion")
+    return replace(network, version=version) if version in network.versions else network
 
 
 def _with_cached(attachment: Attachment, cached: Cached) -> Attachment:

@@ -73,10 +73,12 @@ class Plugin:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """A network and its chain of plugins, in the version that it is to be spoken to."""
+    """A network and its chain of plugins, and the version to speak to them: the highest that both know."""
 
     name: str
     version: str
+    versions: tuple[str, ...]
+    """All that the configuration offers and we speak, in order."""
     plugins: tuple[Plugin, ...]
     disable_check: bool
     disable_gc: bool
@@ -113,9 +115,11 @@ class Network:
                 f'{source}: network "{name}" has no plugins',
                 f'list them in "plugins", or put *.conf files into {folder / name if folder else name}/',
             )
+        spoken = _versions(keys)
         return cls(
             name,
-            _version(keys),
+            spoken[-1],
+            spoken,
             tuple(Plugin.parse(one, where) for one, where in objects),
             _flag(keys, "disableCheck"),
             _flag(keys, "disableGC"),
@@ -130,10 +134,10 @@ class Network:
         keys = Section.of(value, source)
         if not keys.has("type") and keys.has("plugins"):
             raise CNIError(INVALID_CONFIG, f"{source}: a list of plugins", "name the file *.conflist")
-        name, version = _name(keys), _version(keys)
+        name, spoken = _name(keys), _versions(keys)
         plugin = Plugin.parse(value, source)
-        text = dumps({"cniVersion": version, "name": name, "plugins": [value], "loadOnlyInlinedPlugins": True})
-        return cls(name, version, (plugin,), False, False, source, text)
+        complete = {"cniVersion": spoken[-1], "name": name, "plugins": [value], "loadOnlyInlinedPlugins": True}
+        return cls(name, spoken[-1], spoken[-1:], (plugin,), False, False, source, dumps(complete))
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,19 +249,19 @@ def _name(keys: Section) -> str:
     return name
 
 
-def _version(keys: Section) -> str:
-    """The highest of the versions on offer that we speak; what a configuration doesn't say is 0.1.0, as for plugins."""
+def _versions(keys: Section) -> tuple[str, ...]:
+    """The versions on offer that we speak, in order; what a configuration doesn't say is 0.1.0, as for plugins."""
     offered = [*keys.texts("cniVersions"), *filter(None, [keys.text("cniVersion")])] or [versions.ASSUMED]
     for version in offered:
         versions.parse(version)
-    ours = [version for version in versions.SUPPORTED if version in offered]
+    ours = tuple(version for version in versions.SUPPORTED if version in offered)
     if not ours:
         raise CNIError(
             INCOMPATIBLE_VERSION,
             f"{keys.where}: incompatible CNI versions",
             f"it asks for {', '.join(offered)}; supported are {', '.join(versions.SUPPORTED)}",
         )
-    return ours[-1]
+    return ours
 
 
 def _flag(keys: Section, key: str) -> bool:

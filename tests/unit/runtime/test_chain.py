@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -452,6 +453,21 @@ def test_check_and_del_use_the_configuration_of_the_add(plugins: Plugins) -> Non
 
     assert order(plugins) == ["one CHECK", "two CHECK", "two DEL", "one DEL"]
     assert plugins.calls[-1].config["mtu"] == 1400
+    assert {call.config["cniVersion"] for call in plugins.calls} == {"1.0.0"}
+
+
+def test_check_and_del_speak_the_version_of_the_add(plugins: Plugins) -> None:
+    """containerd 1.6 and 1.7 don't know `cniVersions`, and so may the plugins that they called."""
+    network = plugins.network("one", version="1.0.0", cniVersions=["0.4.0", "1.0.0", "1.1.0"])
+    plugins.runtime.add(network, POD)
+    cached = plugins.cache.read("podnet", "c1", "eth0")
+    assert cached is not None
+    plugins.cache.write(dataclasses.replace(cached, result={"cniVersion": "1.0.0"}))
+    plugins.forget()
+
+    plugins.runtime.check(network, POD)
+    plugins.runtime.delete(network, POD)
+
     assert {call.config["cniVersion"] for call in plugins.calls} == {"1.0.0"}
 
 

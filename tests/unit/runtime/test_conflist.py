@@ -48,7 +48,10 @@ def types(found: Network) -> list[str]:
     ],
 )
 def test_the_highest_version_that_both_speak_is_chosen(keys: dict[str, Any], version: str) -> None:
-    assert network(**keys).version == version
+    found = network(**keys)
+
+    assert found.version == version
+    assert found.versions[-1] == version
 
 
 @pytest.mark.parametrize(
