@@ -109,7 +109,8 @@ class Box:
             raise AssertionError(f"{' '.join(argv)}: exit status {done.returncode}\n{said}")
         return done.stdout.decode()
 
-    def write(self, path: str, content: str, mode: int = 0o644) -> None:
+    def write(self, path: str, content: str | bytes, mode: int = 0o644) -> None:
         """A file of the box, its directories made; it appears whole, in the place of an older one."""
         # `install` takes a new inode: a program that is running can't be written to.
-        self.run("install", "-D", "--mode", f"{mode:o}", "/dev/stdin", path, stdin=content.encode())
+        data = content.encode() if isinstance(content, str) else content
+        self.run("install", "-D", "--mode", f"{mode:o}", "/dev/stdin", path, stdin=data)

@@ -37,7 +37,7 @@ conf_dir = "{CONF_DIR}"
 Found = TypeVar("Found")
 
 
-def until(found: Callable[[], Found], what: str, timeout_s: float = 20) -> Found:
+def until(found: Callable[[], Found | None], what: str, timeout_s: float = 20) -> Found:
     """The first true answer of `found`: for what a daemon does by itself and announces to nobody."""
     deadline = time.monotonic() + timeout_s
     while not (answer := found()):
