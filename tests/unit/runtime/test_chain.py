@@ -29,7 +29,7 @@ from cni.spec.versions import SUPPORTED
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.unit.runtime.conftest import Plugins
+    from tests.unit.runtime.recording import Plugins
 
 NETNS = "/proc/self/ns/net"
 POD = Attachment("c1", NETNS)
