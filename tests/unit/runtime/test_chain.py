@@ -6,7 +6,6 @@ import dataclasses
 import fcntl
 import json
 import os
-import signal
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -656,7 +655,7 @@ def test_a_cache_that_cannot_be_written_is_an_error_before_any_plugin_runs(plugi
     assert order(plugins) == []
 
 
-def test_a_result_of_one_family_only_cannot_be_told_in_the_oldest_versions(plugins: Plugins) -> None:
+def test_a_result_without_addresses_cannot_be_told_in_the_oldest_versions(plugins: Plugins) -> None:
     plugins.prints("one", {"cniVersion": "1.0.0", "ips": []})
     network = plugins.network("one", version="0.2.0")
 
@@ -664,7 +663,3 @@ def test_a_result_of_one_family_only_cannot_be_told_in_the_oldest_versions(plugi
         plugins.runtime.add(network, POD)
 
     assert caught.value.failures[0].error.code == INVALID_CONFIG
-
-
-def test_sigint_is_still_pythons_here() -> None:
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
