@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import io
 import os
 import signal
 import sys
@@ -47,6 +48,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not (sys.argv[1:] if argv is None else argv):
         parser.print_help(sys.stderr)
         return 2
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A file's name is bytes: better shown with escapes than not at all.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _terminated_by_exception():
             chosen = parser.parse_args(argv)

@@ -229,7 +229,7 @@ _MORE: Final = {
     "del": "May be repeated, and needs neither the namespace nor the network's configuration any more.",
     "check": "Prints nothing and exits with 0 if it is.",
     "gc": "Valid are those that the cache knows and whose namespace still exists. Attachments that another runtime "
-    "made and keeps elsewhere are unknown here and would be taken away: name them.",
+    "made and keeps elsewhere, or is making just now, are unknown here and would be taken away: name them.",
     "status": "",
 }
 _VERBS: Final = {"list": _list, "add": _add, "del": _del, "check": _check, "gc": _gc, "status": _status}

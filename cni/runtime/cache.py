@@ -118,19 +118,27 @@ class Cache:
 
     def attachments(self, network: str | None = None) -> tuple[Cached, ...]:
         """All that is cached, or all of one network; what can't be read is left out, as libcni leaves it out."""
-        folder = self.root / "results"
         found = []
-        with _usable(folder):
-            try:
-                names = sorted(os.listdir(folder))
-            except FileNotFoundError:
-                return ()
-        for name in names:
+        for file in self._files():
             with contextlib.suppress(CNIError):
-                cached = self._read(folder / name)
+                cached = self._read(file)
                 if cached and network in (None, cached.network):
                     found.append(cached)
         return tuple(found)
+
+    def require_readable(self, network: str) -> None:
+        """Raises Corrupt if there is a file that may be about an attachment of the network and can't be read."""
+        for file in self._files():
+            if file.name.startswith(f"{network}-"):
+                self._read(file)
+
+    def _files(self) -> list[Path]:
+        folder = self.root / "results"
+        with _usable(folder):
+            try:
+                return [folder / name for name in sorted(os.listdir(folder))]
+            except FileNotFoundError:
+                return []
 
     @contextlib.contextmanager
     def locked(self, network: str, container_id: str | None) -> Iterator[None]:

@@ -179,6 +179,8 @@ class Runtime:
         with self._cache.locked(network.name, None):
             cached = self._cache.attachments(network.name)
             if valid is None:
+                # What isn't listed is destroyed: a file that can't be read, or is being written, may be a living pod's.
+                self._cache.require_readable(network.name)
                 valid = [(one.container_id, one.ifname) for one in cached if not one.netns or os.path.exists(one.netns)]
             keep = dict.fromkeys(valid)  # a set in the order given, for plugins' logs
             stale = tuple(one for one in cached if (one.container_id, one.ifname) not in keep)

@@ -252,6 +252,17 @@ def test_list_shows_what_counts_and_what_is_wrong_with_it(podwire: Podwire, podn
     assert err.startswith(f"podwire net list: {folder}/40-broken.conflist: not JSON: ")
 
 
+def test_list_shows_names_that_are_no_text(podnet: Path, environ: dict[str, str]) -> None:
+    podnet.rename(os.fsdecode(os.fsencode(podnet.parent) + b"/\xff.conflist"))
+    program = "import sys; from cni.cli import main; sys.exit(main(['net', 'list']))"
+
+    for locale in ("C.UTF-8", "C"):
+        listed = subprocess.run(
+            [sys.executable, "-c", program], env={**environ, "LC_ALL": locale}, cwd=TOP, capture_output=True, check=True
+        )
+        assert rb"/\udcff.conflist" in listed.stdout
+
+
 def test_list_is_json_for_scripts(podwire: Podwire, podnet: Path) -> None:
     (podnet.parent / "40-broken.conflist").write_text("{")
 

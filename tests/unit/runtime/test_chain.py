@@ -586,6 +586,19 @@ def test_gc_goes_on_after_failures_and_reports_them_all(plugins: Plugins) -> Non
     assert len(plugins.cache.attachments()) == 2
 
 
+def test_gc_takes_nothing_away_on_the_word_of_a_cache_that_it_cannot_read(plugins: Plugins) -> None:
+    attach(plugins, NETNS, "c1", "c2")
+    plugins.cache.file("podnet", "c1", "eth0").write_text('{"kind": "cniC')  # as libcni leaves it while it writes
+    network = plugins.network("one", "two")
+
+    with pytest.raises(Corrupt, match="podnet-c1-eth0"):
+        plugins.runtime.gc(network)
+    assert order(plugins) == []
+
+    plugins.runtime.gc(network, [("c1", "eth0")])  # who knows may say so
+    assert order(plugins) == ["two DEL", "one DEL", "one GC", "two GC"]
+
+
 def test_gc_leaves_other_networks_alone(plugins: Plugins) -> None:
     attach(plugins, NETNS, "c1")
     network = plugins.network("one")
