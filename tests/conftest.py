@@ -89,12 +89,7 @@ def _use_twins() -> None:
 
 def pytest_report_header(config: pytest.Config) -> str:
     parts = "public twins" if config.getoption("--twins") else "built-in parts"
-    return f"session: {'root' if has_root() else 'rootless'}, Linux {os.uname().release}, cni.lean on {parts}"
-
-
-def has_root() -> bool:
-    """Whether root in here is root on the machine, rather than in a user namespace."""
-    return os.environ[session.MARK].endswith(" root")
+    return f"session: {'root' if session.has_root() else 'rootless'}, Linux {os.uname().release}, cni.lean on {parts}"
 
 
 at_start = pytest.StashKey[leaks.Traces]()
@@ -126,7 +121,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def _present(what: str) -> bool:
     if what == "root":
-        return has_root()
+        return session.has_root()
     return os.path.exists(what) if what.startswith("/") else shutil.which(what) is not None
 
 

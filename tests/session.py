@@ -13,6 +13,7 @@ directory is on its /run; `--basetemp` keeps what a test wrote.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,9 @@ def main(arguments: list[str]) -> NoReturn:
     checkout = os.open(TOP, os.O_RDONLY | os.O_DIRECTORY)
     os.dup2(checkout, 9)  # inheritable, unlike what os.open returns
     os.chdir(TOP)
+    # A shell's background jobs ignore SIGINT, and what is ignored stays so in every process that comes of it.
+    for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
     os.execvpe(unshare[0], [*unshare, "sh", "-c", SETUP, str(TOP), *command], environment())
 
 
@@ -73,7 +77,7 @@ def environment() -> dict[str, str]:
     """This process's environment, without what would change a plugin's behaviour, and marked as a session's."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CNI_", "PODWIRE_"))}
     return kept | {
-        MARK: f"{os.stat('/proc/self/ns/net').st_ino} {'root' if os.geteuid() == 0 else 'rootless'}",
+        MARK: str(os.stat("/proc/self/ns/net").st_ino),
         "TMPDIR": "/run/tmp",
         "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",  # an ordinary user's lacks them, and `nft` is there
         "LC_ALL": "C.UTF-8",
@@ -83,13 +87,18 @@ def environment() -> dict[str, str]:
 
 def refusal(environ: dict[str, str]) -> str:
     """Why tests must not run in this process; "" where they may."""
-    outside = environ.get(MARK, "").split()
-    if outside and outside[0] != str(os.stat("/proc/self/ns/net").st_ino):
+    outside = environ.get(MARK)
+    if outside and outside != str(os.stat("/proc/self/ns/net").st_ino):
         return ""
     return (
         "tests change links, routes and firewall rules, so they only run in namespaces of their own: "
         "use `make check`, `make test`, or `.venv/bin/python -m tests.session` with pytest's arguments."
     )
+
+
+def has_root() -> bool:
+    """Whether we are root on the machine, rather than in a user namespace."""
+    return os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
 
 
 if __name__ == "__main__":
