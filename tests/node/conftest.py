@@ -51,6 +51,13 @@ def node(shared_node: Node) -> Iterator[Node]:
     assert shared_node.inventory() == before
 
 
+@pytest.fixture(scope="session")
+def podwire(shared_node: Node, executables: Path) -> str:
+    """The command for people, installed on the node of `node`."""
+    shared_node.box.write("/opt/podwire", (executables / "podwire").read_bytes(), 0o755)
+    return "/opt/podwire"
+
+
 @pytest.fixture
 def fresh_node(plugins: Path, image_archive: bytes, tmp_path: Path) -> Iterator[Node]:
     """A node that nobody else uses before or after."""

@@ -21,9 +21,12 @@ def wrapper(plugin: str, before: str = "") -> str:
     return f"""#!/bin/sh
 set -e
 call={CALLS_DIR}/$(date +%s%N)-$$
-mkdir -p "$call"
-cat > "$call/config"
-{{ echo "PLUGIN=${{0##*/}}"; env | grep ^CNI_; }} > "$call/environment"
+mkdir -p {CALLS_DIR}/new-$$
+cd {CALLS_DIR}/new-$$
+cat > config
+{{ echo "PLUGIN=${{0##*/}}"; env | grep ^CNI_; }} > environment
+cd /
+mv {CALLS_DIR}/new-$$ "$call"  # appears whole
 {before}
 exec {plugin} < "$call/config"
 """
@@ -40,11 +43,13 @@ class Call:
     netns: str
     args: str
     cni_version: str
+    pid: int
+    """Of the plugin, on its node."""
 
 
 def calls(root: Path) -> list[Call]:
     """All calls since `forget`, in the order in which they began. `root` is the node's root directory."""
-    return [_call(each) for each in sorted(_directory(root).glob("*"))]
+    return [_call(each) for each in sorted(_directory(root).glob("[0-9]*"))]
 
 
 def forget(root: Path) -> None:
@@ -63,6 +68,7 @@ def _call(directory: Path) -> Call:
         netns=environment.get("CNI_NETNS", ""),
         args=environment.get("CNI_ARGS", ""),
         cni_version=config.get("cniVersion", ""),
+        pid=int(directory.name.rpartition("-")[2]),
     )
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-import pytest
-
 from cni.runtime.cache import Cache
 from tests import oracle
 from tests.node.node import NEEDS, NETWORK, Node, RunningPod
@@ -17,14 +15,6 @@ if TYPE_CHECKING:
     from cni.runtime.cache import Cached
 
 pytestmark = NEEDS
-
-
-@pytest.fixture(scope="module")
-def podwire(shared_node: Node, executables: Path) -> str:
-    """The command for people, installed on the node."""
-    content = (executables / "podwire").read_bytes()
-    shared_node.box.run("install", "-D", "--mode=755", "/dev/stdin", "/opt/podwire", stdin=content)
-    return "/opt/podwire"
 
 
 def cached(node: Node, pod: RunningPod) -> Cached:
