@@ -85,9 +85,10 @@ class Compiled:
         """For tracebacks, which show the lines of a module whose loader knows them."""
         import zipimport
 
+        file = self.get_code(name).co_filename.partition("/")[2]
         try:
-            return zipimport.zipimporter(sys.argv[0]).get_source(name)
-        except ImportError:  # the executable was replaced or removed since it was started
+            return zipimport.zipimporter(sys.argv[0]).get_data(file).decode()
+        except (ImportError, OSError):  # the executable was replaced or removed since it was started
             return None
 
 
