@@ -91,6 +91,14 @@ def test_what_a_record_keeps_is_the_configuration_as_it_came_and_the_arguments(t
         assert type(addresses.reopen(delegation, ())) is type(addresses.of(one, "", ()))
 
 
+def test_for_a_del_a_configuration_that_cannot_be_read_is_an_error_only_when_it_is_needed() -> None:
+    leaving = addresses.of_leaving(conf({"type": "host-local", "dataDir": 5}), "", ())
+
+    error = refusal(leaving.release, KEY, NETNS)
+
+    assert (error.code, error.msg) == (INVALID_CONFIG, "bridge.ipam: dataDir must be a string, got 5")
+
+
 # --- host-local: what an ADD is to give ---------------------------------------------------------------
 
 
