@@ -10,7 +10,7 @@ Pods of one bridge reach each other by switching; use `portIsolation` to have th
 
 from __future__ import annotations
 
-from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
+from cni.kernel.inet import RT_SCOPE_LINK, RT_TABLE_MAIN, FdbEntry, LinkAddress, LinkRoute, Neighbour
 from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
 from cni.lean import NamedTuple
@@ -110,7 +110,7 @@ class BridgeFeature(NamedTuple):
             pod=() if self.interface_down else self._in_pod(pod, ips, routes, seen.mac),
             node=self._on_node(pod, ips),
             interfaces=(
-                Interface(self.bridge, seen.mac, mtu=mtu),
+                Interface(self.bridge, seen.mac, mtu=max(mtu, seen.mtu)),
                 Interface(pod.tag, pod.host_mac, mtu=mtu),
                 Interface(pod.ifname, pod.mac, pod.netns, mtu=mtu),
             ),
@@ -119,16 +119,25 @@ class BridgeFeature(NamedTuple):
         )
 
     def _with_gateway(self, ip: IPConfig) -> IPConfig:
-        """As a gateway the node needs an address: IPAM's word, or else the first of the subnet."""
-        if ip.gateway or not self.is_gateway:
+        """As a gateway the node needs an address: IPAM's word, or else the first of the subnet. Raises CNIError."""
+        if not self.is_gateway:
             return ip
-        return ip._replace(gateway=ip.address.network.first.plus(1))
+        network = ip.address.network
+        gateway = ip.gateway or Address(network.version, network.value + 1)
+        if gateway == ip.address.address or not (ip.gateway or network.holds(gateway)):
+            raise CNIError(
+                INVALID_CONFIG,
+                f"IPAM gave the pod {ip.address}{f' with gateway {ip.gateway}' if ip.gateway else ''}, "
+                "which leaves no address for the node as its gateway",
+                "have IPAM name another gateway, or set isGateway and isDefaultGateway to false",
+            )
+        return ip._replace(gateway=gateway)
 
     def _default_routes(self, ips: tuple[IPConfig, ...], routes: tuple[Route, ...]) -> tuple[Route, ...]:
         """One of each family that has a gateway, unless IPAM brought one."""
         if not self.is_default_gateway:
             return ()
-        there = {route.dst for route in routes}
+        there = {route.dst for route in routes if _table(route) == RT_TABLE_MAIN}
         new: dict[Network, Route] = {}
         for ip in ips:
             default = default_route(ip.address.address.version)
@@ -148,7 +157,10 @@ class BridgeFeature(NamedTuple):
             LinkUp(link),
             *[LinkAddress(link, ip.address, self.dad) for ip in ips],
             *[Neighbour(link, ip.gateway, bridge_mac) for ip in ips if ip.gateway and self.is_gateway],
-            *[LinkRoute(link, *route._replace(gw=route.gw or gateways.get(route.dst.version))) for route in routes],
+            *[
+                LinkRoute(link, *(route if _is_on_link(route) else route._replace(gw=gateways.get(route.dst.version))))
+                for route in _distinct(routes, ips)
+            ],
         )
 
     def _on_node(self, pod: Pod, ips: tuple[IPConfig, ...]) -> tuple[BridgePort | FdbEntry | Neighbour, ...]:
@@ -164,6 +176,30 @@ _FORWARDING = {
     4: Sysctl("net/ipv4/ip_forward", "1"),
     6: Sysctl("net/ipv6/conf/all/forwarding", "1"),
 }
+
+
+def _distinct(routes: tuple[Route, ...], ips: tuple[IPConfig, ...]) -> list[Route]:
+    """Those that the kernel will keep: of one destination, table and metric there is one route, and the first stays.
+
+    IPAM plugins repeat themselves, and an IPv4 address brings the route to its subnet along.
+    """
+    there = {(ip.address.network, RT_TABLE_MAIN, 0) for ip in ips if ip.address.address.version == 4}
+    distinct = []
+    for route in routes:
+        place = route.dst, _table(route), route.priority
+        if place not in there:
+            there.add(place)
+            distinct.append(route)
+    return distinct
+
+
+def _table(route: Route) -> int:
+    return route.table or RT_TABLE_MAIN
+
+
+def _is_on_link(route: Route) -> bool:
+    """Whether a route is to go without the subnet's gateway: it has its own, or its scope says that it needs none."""
+    return route.gw is not None or (route.scope is not None and route.scope >= RT_SCOPE_LINK)
 
 
 def _tuning(link: str, versions: list[int], dad: bool) -> tuple[Sysctl, ...]:
