@@ -62,19 +62,29 @@ def setns(fd: int, kind: int) -> None:
 
     Raises OSError. (setns(2); `os.setns` exists since Python 3.12.)
     """
-    if hasattr(posix, "setns"):
-        posix.setns(fd, kind)
-        return
-    function, error = _libc_setns()
-    if function(fd, kind):
-        code = error()
-        raise OSError(code, posix.strerror(code))
+    global _setns
+    _setns = _setns or _find_setns()
+    _setns(fd, kind)
 
+
+_setns: Callable[[int, int], None] | None = None
 
 if not TYPE_CHECKING:
 
+    def _find_setns():
+        # When it is called for the first time: half a millisecond that most verbs, and Python 3.12, never need.
+        if hasattr(posix, "setns"):
+            return posix.setns
+        function, error = _libc_setns()
+
+        def setns(fd, kind):
+            if function(fd, kind):
+                code = error()
+                raise OSError(code, posix.strerror(code))
+
+        return setns
+
     def _libc_setns():
-        # Imported when called: half a millisecond that most verbs, and Python 3.12, never need.
         try:
             import _ctypes
 
@@ -199,7 +209,7 @@ if not TYPE_CHECKING:
 else:
     _scan: Callable[[str, int], tuple[Any, int]]
     _encode: Callable[[object, int], tuple[str, ...]]
-    _libc_setns: Callable[[], tuple[Callable[[int, int], int], Callable[[], int]]]
+    _find_setns: Callable[[], Callable[[int, int], None]]
 
 
 # --- NamedTuple -------------------------------------------------------------------------------------
@@ -222,8 +232,13 @@ if not TYPE_CHECKING:
         def __new__(cls, /, *values, **named):
             fields = cls._fields
             if named or len(values) != len(fields):
-                defaults = cls._field_defaults
                 rest = fields[len(values) :]
+                if len(values) + len(named) == len(fields):
+                    try:
+                        return tuple.__new__(cls, (*values, *[named[field] for field in rest]))
+                    except KeyError:
+                        pass  # the names are wrong, which the rest tells better
+                defaults = cls._field_defaults
                 missing = [field for field in rest if field not in named and field not in defaults]
                 surplus = [str(value) for value in values[len(fields) :]] + [key for key in named if key not in rest]
                 if missing or surplus:
@@ -251,9 +266,15 @@ if not TYPE_CHECKING:
             if not bases:
                 return type.__new__(mcs, name, bases, body)
             fields = tuple(body.get("__annotations__", ()))
-            defaults = {field: body.pop(field) for field in fields if field in body}
-            body.update((field, _getter(i, field)) for i, field in enumerate(fields))
-            body.update(_fields=fields, _field_defaults=defaults, __match_args__=fields, __slots__=())
+            defaults = {}
+            # Written out, since some forty classes come this way at each start.
+            for i, field in enumerate(fields):
+                if field in body:
+                    defaults[field] = body[field]
+                body[field] = _getter(i, field)
+            body["_fields"] = body["__match_args__"] = fields
+            body["_field_defaults"] = defaults
+            body["__slots__"] = ()
             return type.__new__(type, name, (_Record,), body)
 
     class NamedTuple(metaclass=_Builder):
