@@ -26,6 +26,17 @@ print(box.cgroup, flush=True)
 time.sleep(1000)
 """
 
+IN_CHROOT = """
+import sys
+
+sys.path.insert(0, sys.argv[1])
+from tests.node.box import Box
+
+with Box("in-chroot") as box:
+    box.write("/run/podwire-test", "inside")
+    assert box.outside("/run/podwire-test").read_text() == "inside"
+"""
+
 
 def test_a_box_ends_what_runs_in_it_and_takes_its_cgroups_away(tmp_path: Path) -> None:
     with Box("closed") as box:
@@ -62,6 +73,16 @@ def test_what_is_written_in_a_box_stays_in_it() -> None:
         assert box.outside("/run/podwire-test").read_text() == "inside"
         assert not Path("/etc/cni/net.d/podwire-test").exists()
         assert not Path("/run/podwire-test").exists()
+
+
+def test_a_box_made_in_a_chroot_is_in_the_chroot(tmp_path: Path) -> None:
+    """Its /run is mounted on the chroot's, and what is run in the box must not find the machine's instead."""
+    in_chroot = [sys.executable, "-c", IN_CHROOT, str(session.TOP)]
+    script = 'mount --rbind / "$0"; exec chroot "$0" "$@"'
+
+    subprocess.run(["unshare", "--mount", "sh", "-ec", script, str(tmp_path), *in_chroot], check=True)
+
+    assert not Path("/run/podwire-test").exists()
 
 
 def _hierarchy() -> Path:
