@@ -113,11 +113,9 @@ def _reap(before: Traces) -> None:
 
 
 def _files() -> list[str]:
-    own = os.environ.get("TMPDIR", "")
     found: list[str] = []
     for top in WATCHED:
         for folder, folders, files in os.walk(top):
-            folders[:] = [name for name in folders if os.path.join(folder, name) != own]
             found += [os.path.join(folder, name) for name in [*folders, *files]]
     return found
 

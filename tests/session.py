@@ -6,8 +6,8 @@ nft tables, mounts, state) ends with the session. Cgroups are what still leaks.
 
 `python -m tests.session --exec COMMAND [ARGUMENT...]` runs another command in the same place.
 
-What stays the machine's: the process table, /sys, /tmp and the checkout. The session's own temporary
-directory is on its /run; `--basetemp` keeps what a test wrote.
+What stays the machine's: the process table, /sys, /tmp and the checkout. Temporary files go to a /var/tmp of
+the session's own; `--basetemp` keeps what a test wrote.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ MARK = "PODWIRE_TEST_SESSION"
 
 TOP = Path(__file__).resolve().parent.parent
 
-# fd 9 is the checkout, which a tmpfs hides where it lives under /var/lib or /run.
+# fd 9 is the checkout, which a tmpfs hides where it lives under one of them.
 SETUP = """
 set -e
 mount -t tmpfs -o mode=755 tmpfs /run
 mount -t tmpfs -o mode=755 tmpfs /var/lib
+mount -t tmpfs -o mode=1777 tmpfs "$TMPDIR"
 if ! [ -e "$0/pyproject.toml" ]; then mkdir -p "$0"; mount --rbind /proc/self/fd/9 "$0"; cd "$0"; fi
-mkdir -m 1777 "$TMPDIR"
 ip link set lo up
 exec "$@" 9<&-
 """
@@ -78,7 +78,7 @@ def environment() -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("CNI_", "PODWIRE_"))}
     return kept | {
         MARK: str(os.stat("/proc/self/ns/net").st_ino),
-        "TMPDIR": "/run/tmp",
+        "TMPDIR": "/var/tmp",  # not below /run, which is hidden once more in the nodes that tests make
         "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin",  # an ordinary user's lacks them, and `nft` is there
         "LC_ALL": "C.UTF-8",
         "HYPOTHESIS_STORAGE_DIRECTORY": str(TOP / ".cache/hypothesis"),
