@@ -39,6 +39,7 @@ from cni.parts import early
 
 def main(argv: "list[str]") -> int:
     """Documented."""
+    modules = sorted(sys.modules)
     import json
 
     told = {
@@ -48,6 +49,8 @@ def main(argv: "list[str]") -> int:
         "version": list(sys.version_info[:2]),
         "gc": gc.isenabled(),
         "early": early.WORD,
+        "modules": modules,
+        "searched": early.__spec__ is not None,
     }
     command = argv[1] if len(argv) > 1 else ""
     if command == "later":
@@ -192,6 +195,20 @@ def test_nothing_is_compiled_at_run_time_where_there_is_a_member(
 
 
 @pytest.mark.parametrize("minor", COMPILED_FOR)
+def test_starting_from_a_member_imports_nothing_but_the_program(
+    minor: int, built: bytes, place: Callable[[bytes], Path]
+) -> None:
+    python = interpreters.python(minor)
+    bare = run([python, "-IS", "-c", "import sys, json; print(json.dumps([*sys.modules]))"]).stdout
+
+    told = run([place(executable.pinned(built, python))]).told
+
+    program = {"cni", "cni.__main__", "cni.parts", "cni.parts.early", "ipam"}
+    assert {*told["modules"]} - {*json.loads(bare)} == program | {"gc"}
+    assert not told["searched"], "a module that another needs was left to the import system"
+
+
+@pytest.mark.parametrize("minor", COMPILED_FOR)
 def test_without_a_member_the_sources_run(
     minor: int, uncompiled: bytes, place: Callable[[bytes], Path], tmp_path: Path
 ) -> None:
@@ -300,7 +317,8 @@ def test_with_no_interpreter_at_all_the_shell_prints_a_cni_error(
     assert error["code"] == 107
     assert error["cniVersion"] == "0.3.1"
     assert "Python 3.11 or later" in error["msg"]
-    assert "/usr/bin/python3.11" in error["msg"]
+    assert "there is none at /usr/bin/python3." in error["msg"]
+    assert " /usr/bin/python3.11" in error["msg"]
     assert "apt-get install python3" in error["details"]
 
 
