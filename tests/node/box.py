@@ -88,7 +88,7 @@ class Box:
     def entering(self, *argv: str) -> list[str]:
         """`argv` as it has to be called from here to run in the box."""
         # --root: a mount namespace is entered at its top, which is not where a test in a chroot means to go.
-        return ["nsenter", f"--target={self._pid}", "--net", "--mount", "--pid", "--root", "--", *argv]
+        return ["nsenter", f"--target={self._pid}", "--net", "--mount", "--pid", "--root", "--wd", "--", *argv]
 
     def start(self, *argv: str, log: Path) -> int:
         """A process that goes on in the box by itself, and ends with it; its ID there. `log` is a file out here."""
