@@ -27,25 +27,25 @@ from typing import TYPE_CHECKING
 from bench.launch import Call, time_ns
 from bench.node import Node
 from cni.cli import throwaway
-from install.executable import FIRST, pinned
+from install.executable import pinned
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_BECOME = FIRST.rpartition("\n")[2]
-"""The last line of the header's Python: what it has read becomes the program (see install.executable)."""
-
-# What takes the place of that line: the loader does its work, and the modules are imported, but nothing is run.
+# Put before the header's Python, which ends with `exec` of the loader (see install.executable): has the loader
+# do its work and the modules imported, but runs nothing.
 _ONLY_IMPORT = """\
-m={{"__name__":"install.loader"}}
-exec(c.pop("loader"),m)
-m=m["Compiled"](c,f)
-sys.meta_path.insert(0,m)
-m.preload()
-{imports}
-posix._exit(0)"""
+import posix,sys
+def exec(code,*_):
+ m={{"__name__":"install.loader"}}
+ __builtins__.exec(code,m)
+ m=m["Compiled"](c,f)
+ sys.meta_path.insert(0,m)
+ {imports}
+ posix._exit(0)
+"""
 
-# Put before it: tells on stderr what has been imported when the program leaves.
+# Put before it, too: tells on stderr what has been imported when the program leaves.
 _TELL = """\
 import posix,sys
 l=posix._exit
@@ -88,14 +88,14 @@ class Header:
         text = executable.read_bytes().partition(b"PK\x03\x04")[0].decode("utf-8", "surrogateescape")
         found = re.search(r"^first='(.*?)'$", text, re.MULTILINE | re.DOTALL)
         pythons = re.search(r"^for python in (.*); do$", text, re.MULTILINE)
-        if not found or not pythons or not found[1].endswith(_BECOME):
+        if not found or not pythons:
             raise ValueError(f"{executable} does not begin like an executable of ours")
         self.first = found[1]
         self.python = next(path for path in pythons[1].split() if Path(path).exists())
 
     def only_import(self, modules: Sequence[str]) -> str:
         """The same, but that it imports these modules and then leaves at once."""
-        return self.first.removesuffix(_BECOME) + _ONLY_IMPORT.format(imports="\n".join(f"import {m}" for m in modules))
+        return _ONLY_IMPORT.format(imports="\n ".join(f"import {name}" for name in modules)) + self.first
 
 
 def imported(header: Header, executable: Path, node: Node) -> list[str]:
