@@ -54,6 +54,8 @@ NLA_TYPE_MASK: Final = 0x3FFF
 
 _HEADER = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE = struct.Struct("=HH")  # length (unpadded), kind
+_ERROR = struct.Struct("=i")  # negative error number
+_LENGTH = struct.Struct("=I")
 _LARGEST_DATAGRAM = 32768  # what the kernel fills at most while it dumps
 _PATIENCE_S = 10
 _DUMP_TRIES = 5
@@ -123,8 +125,8 @@ def u32(kind: int, value: int) -> bytes:
 
 
 def text(kind: int, value: str) -> bytes:
-    """A NUL-terminated string."""
-    return attribute(kind, value.encode() + b"\0")
+    """A NUL-terminated string; the inverse of `as_text`, which keeps bytes that aren't UTF-8 by surrogate escapes."""
+    return attribute(kind, value.encode("utf-8", "surrogateescape") + b"\0")
 
 
 def nested(kind: int, *parts: bytes) -> bytes:
@@ -142,6 +144,13 @@ def attributes(data: bytes, start: int = 0) -> dict[int, bytes]:
         found[kind & NLA_TYPE_MASK] = data[start + 4 : start + length]
         start += length + (-length % 4)
     return found
+
+
+def fixed(layout: struct.Struct, data: bytes, start: int = 0) -> tuple[int, ...]:
+    """The fields of the struct at `start`. Raises ValueError when `data` ends before it does."""
+    if len(data) < start + layout.size:
+        raise ValueError(f"netlink message of {len(data)} bytes, where {start + layout.size} are the least")
+    return layout.unpack_from(data, start)
 
 
 def as_text(value: bytes) -> str:
@@ -178,14 +187,17 @@ def messages(datagram: bytes) -> Iterator[Message]:
 
 
 def refusal(message: Message) -> tuple[int, str]:
-    """The error number of an NLMSG_ERROR or NLMSG_DONE (0: it is done) and the kernel's sentence about it."""
-    code = -struct.unpack_from("=i", message.body)[0]
+    """The error number of an NLMSG_ERROR or NLMSG_DONE (0: it is done) and the kernel's sentence about it.
+
+    Raises ValueError for a message that is too short for that.
+    """
+    code = -fixed(_ERROR, message.body)[0]
     if not message.flags & NLM_F_ACK_TLVS:
         return code, ""
     # Behind the error number of an NLMSG_ERROR stands the refused message: its header alone when capped, else all.
     length = 0
     if message.type == NLMSG_ERROR:
-        length = 16 if message.flags & NLM_F_CAPPED else struct.unpack_from("=I", message.body, 4)[0]
+        length = 16 if message.flags & NLM_F_CAPPED else fixed(_LENGTH, message.body, 4)[0]
     told = attributes(message.body, 4 + length + (-length % 4))
     return code, as_text(told.get(NLMSGERR_ATTR_MSG, b""))
 
@@ -318,9 +330,15 @@ class Socket:
         self._send(frame(request, sequence, flags))
 
     def receive(self, what: str = "netlink", flags: int = 0) -> bytes:
-        """One datagram. Raises NetlinkError ETIMEDOUT; ENOBUFS where messages were lost since nobody read them."""
+        """One datagram of the kernel's. Raises NetlinkError ETIMEDOUT; ENOBUFS where messages were lost since nobody
+        read them."""
         try:
-            return self._socket.recv(_LARGEST_DATAGRAM, flags)
+            while True:
+                datagram, (port, _groups) = self._socket.recvfrom(_LARGEST_DATAGRAM, flags)
+                # Whoever has CAP_NET_ADMIN in the socket's namespace may write to it as well, and in a pod that
+                # can be anybody. The kernel is port 0.
+                if port == 0:
+                    return datagram
         except OSError as error:
             if error.errno == errno.EAGAIN and not flags & socket.MSG_DONTWAIT:
                 raise NetlinkError(
