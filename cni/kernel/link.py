@@ -23,6 +23,7 @@ from cni.kernel.netlink import (
     as_text,
     attribute,
     attributes,
+    fixed,
     nested,
     text,
     u8,
@@ -47,6 +48,7 @@ RTEXT_FILTER_SKIP_STATS: Final = 8
 IFLA_ADDRESS: Final = 1
 IFLA_IFNAME: Final = 3
 IFLA_MTU: Final = 4
+IFLA_LINK: Final = 5
 IFLA_MASTER: Final = 10
 IFLA_PROTINFO: Final = 12
 IFLA_LINKINFO: Final = 18
@@ -55,6 +57,7 @@ IFLA_NET_NS_FD: Final = 28
 IFLA_EXT_MASK: Final = 29
 IFLA_INFO_KIND: Final = 1
 IFLA_INFO_DATA: Final = 2
+IFLA_INFO_SLAVE_KIND: Final = 4
 IFLA_INFO_SLAVE_DATA: Final = 5
 IFLA_BRPORT_MODE: Final = 4
 IFLA_BRPORT_ISOLATED: Final = 33
@@ -92,14 +95,18 @@ class Link(NamedTuple):
     alias: str
     hairpin: bool
     isolated: bool
+    peer: int
+    """Of a veth: the index of the other end, in the other end's namespace."""
 
     @classmethod
     def parse(cls, message: Message) -> Link:
-        """From an RTM_NEWLINK or RTM_DELLINK."""
-        _family, _type, index, flags, _change = _IFINFOMSG.unpack_from(message.body)
+        """From an RTM_NEWLINK or RTM_DELLINK. Raises ValueError for what is none."""
+        _family, _type, index, flags, _change = fixed(_IFINFOMSG, message.body)
         found = attributes(message.body, _IFINFOMSG.size)
         info = attributes(found.get(IFLA_LINKINFO, b""))
-        port = attributes(info.get(IFLA_INFO_SLAVE_DATA, b""))
+        # Another kind of master counts other things under the same numbers.
+        is_port = as_text(info.get(IFLA_INFO_SLAVE_KIND, b"")) == "bridge"
+        port = attributes(info.get(IFLA_INFO_SLAVE_DATA, b"")) if is_port else {}
         return cls(
             ifindex=index,
             name=as_text(found.get(IFLA_IFNAME, b"")),
@@ -111,6 +118,7 @@ class Link(NamedTuple):
             alias=as_text(found.get(IFLA_IFALIAS, b"")),
             hairpin=bool(as_int(port.get(IFLA_BRPORT_MODE, b""))),
             isolated=bool(as_int(port.get(IFLA_BRPORT_ISOLATED, b""))),
+            peer=as_int(found.get(IFLA_LINK, b"")),
         )
 
 
@@ -143,7 +151,9 @@ def dump(nl: Socket, kind: str = "", master: int = 0) -> list[Link]:
         body += u32(IFLA_MASTER, master)
     if kind:
         body += nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind))
-    return [Link.parse(message) for message in nl.dump(Request(RTM_GETLINK, 0, body, "ip link show"))]
+    found = [Link.parse(message) for message in nl.dump(Request(RTM_GETLINK, 0, body, "ip link show"))]
+    # A kernel that knows no links of the kind at all (its module isn't loaded) answers with every link.
+    return [link for link in found if kind in ("", link.kind) and master in (0, link.master)]
 
 
 # --- what can be asked of any link -------------------------------------------------------------------
@@ -152,7 +162,9 @@ def dump(nl: Socket, kind: str = "", master: int = 0) -> list[Link]:
 def set_alias(index: int, name: str, alias: str) -> Request:
     """Cut at 255 bytes, which is what the kernel keeps (IFALIASZ)."""
     kept = alias.encode()[:255].decode("utf-8", "ignore")
-    return Request(RTM_SETLINK, 0, _ifinfomsg(index) + text(IFLA_IFALIAS, kept), f"ip link set {name} alias {kept}")
+    # Without the NUL of other strings: it would count, and so many bytes be refused.
+    body = _ifinfomsg(index) + attribute(IFLA_IFALIAS, kept.encode())
+    return Request(RTM_SETLINK, 0, body, f"ip link set {name} alias {kept}")
 
 
 def set_mtu(index: int, name: str, mtu: int) -> Request:
@@ -272,13 +284,15 @@ class BridgePort(NamedTuple):
     isolated: bool
 
     def make(self, index: int) -> Request:
+        """Raises, when sent, EOPNOTSUPP for a link that is no bridge's port."""
         port = nested(IFLA_PROTINFO, u8(IFLA_BRPORT_MODE, self.hairpin), u8(IFLA_BRPORT_ISOLATED, self.isolated))
         what = f"bridge link set dev {self.link} hairpin {_switch(self.hairpin)} isolated {_switch(self.isolated)}"
         return Request(RTM_SETLINK, 0, _ifinfomsg(index, family=AF_BRIDGE) + port, what)
 
     def drop(self, index: int) -> Request:
-        """Back to how a port begins."""
-        return self._replace(hairpin=False, isolated=False).make(index)
+        """Back to how a port begins. One that has left its bridge, or is gone, has nothing to go back from."""
+        begun = self._replace(hairpin=False, isolated=False).make(index)
+        return begun._replace(fine=ABSENT | {errno.EOPNOTSUPP})
 
     def find(self, nl: Socket, index: int) -> bool:
         """Whether the link is a port of some bridge and is treated so."""
