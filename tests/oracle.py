@@ -137,6 +137,16 @@ def addresses(netns: Path | None, link: str) -> list[Address]:
     return found
 
 
+def broadcasts(netns: Path | None, link: str) -> dict[str, str]:
+    """The broadcast address of each address of one link that has one: {"10.1.0.2/24": "10.1.0.255"}."""
+    names = _names(netns)
+    return {
+        f"{message.get('IFA_LOCAL')}/{message['prefixlen']}": message.get("IFA_BROADCAST")
+        for message in _dump(netns, "get_addr")
+        if names[message["index"]] == link and message.get("IFA_BROADCAST")
+    }
+
+
 def routes(netns: Path | None, *, table: int = MAIN) -> list[Route]:
     """Of one table, both families, without those of multicast and link-local IPv6."""
     names = _names(netns)

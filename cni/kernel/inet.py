@@ -22,6 +22,7 @@ from cni.kernel.netlink import (
     as_int,
     attribute,
     attributes,
+    fixed,
     nested,
     u32,
 )
@@ -90,6 +91,12 @@ def _ip(version: int) -> str:
     return "ip -6" if version == 6 else "ip"
 
 
+def _address(packed: bytes) -> Address:
+    if len(packed) not in (4, 16):
+        raise ValueError(f"no IP address has {len(packed)} bytes")
+    return Address.from_packed(packed)
+
+
 # --- addresses --------------------------------------------------------------------------------------
 
 
@@ -120,7 +127,7 @@ class LinkAddress(NamedTuple):
 
     def drop(self, index: int) -> Request:
         what = f"{_ip(self.address.address.version)} address del {self.address} dev {self.link}"
-        return Request(RTM_DELADDR, 0, self._body(index, 0), what, fine=ABSENT)
+        return Request(RTM_DELADDR, 0, self._body(index, 0), what, fine=ABSENT | NO_FAMILY)
 
     def find(self, nl: Socket, index: int) -> bool:
         """Whether the link has it, usable: neither waiting for objections nor refused after one."""
@@ -139,13 +146,13 @@ class FoundAddress(NamedTuple):
 
     @classmethod
     def parse(cls, message: Message) -> FoundAddress:
-        """From an RTM_NEWADDR or RTM_DELADDR."""
-        _family, length, flags, _scope, index = _IFADDRMSG.unpack_from(message.body)
+        """From an RTM_NEWADDR or RTM_DELADDR. Raises ValueError for what is none."""
+        _family, length, flags, _scope, index = fixed(_IFADDRMSG, message.body)
         found = attributes(message.body, _IFADDRMSG.size)
-        packed = found.get(IFA_LOCAL) or found[IFA_ADDRESS]
+        packed = found.get(IFA_LOCAL) or found.get(IFA_ADDRESS, b"")
         return cls(
             index,
-            Interface(Address.from_packed(packed), length),
+            Interface(_address(packed), length),
             as_int(found[IFA_FLAGS]) if IFA_FLAGS in found else flags,
         )
 
@@ -172,8 +179,13 @@ class LinkRoute(NamedTuple):
     table: int | None = None
     scope: int | None = None
 
+    @property
+    def _table(self) -> int:
+        """The main one unless another is asked for; 0 is the kernel's name for that too."""
+        return self.table or RT_TABLE_MAIN
+
     def _body(self, index: int, kind: int) -> bytes:
-        table = RT_TABLE_MAIN if self.table is None else self.table
+        table = self._table
         scope = self.scope
         if scope is None:
             # IPv6 knows no scopes. In IPv4 what has no gateway is on the link.
@@ -199,7 +211,7 @@ class LinkRoute(NamedTuple):
         told += ["dev", self.link]
         options = {
             "metric": self.priority or None,
-            "table": self.table,
+            "table": self.table or None,
             "scope": self.scope,
             "mtu": self.mtu or None,
             "advmss": self.advmss or None,
@@ -213,7 +225,7 @@ class LinkRoute(NamedTuple):
         return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, self._what("add"), fine)
 
     def drop(self, index: int) -> Request:
-        return Request(RTM_DELROUTE, 0, self._body(index, RTN_UNSPEC), self._what("del"), fine=ABSENT)
+        return Request(RTM_DELROUTE, 0, self._body(index, RTN_UNSPEC), self._what("del"), fine=ABSENT | NO_FAMILY)
 
     def find(self, nl: Socket, index: int) -> bool:
         return any(self.matches(found) for found in routes(nl, self.dst.version, index))
@@ -221,11 +233,12 @@ class LinkRoute(NamedTuple):
     def matches(self, found: LinkRoute) -> bool:
         """Whether `found` is this route in everything that this one asks for."""
         return (
-            (found.dst, found.gw, found.table)
-            == (self.dst, self.gw, RT_TABLE_MAIN if self.table is None else self.table)
+            (found.dst, found.gw, found.table) == (self.dst, self.gw, self._table)
             and self.priority in (0, found.priority)
             and self.mtu in (0, found.mtu)
             and self.advmss in (0, found.advmss)
+            # IPv6 knows no scopes, and reports the widest.
+            and (self.scope in (None, found.scope) or self.dst.version == 6)
         )
 
 
@@ -246,14 +259,14 @@ def advertised_links(nl: Socket) -> frozenset[int]:
     """Indexes of the links whose IPv6 default route came from a router advertisement."""
     body = _RTMSG.pack(socket.AF_INET6, 0, 0, 0, 0, RTPROT_RA, 0, RTN_UNICAST, 0)
     found = nl.dump(Request(RTM_GETROUTE, 0, body, "ip -6 route show proto ra", fine=ABSENT | NO_FAMILY))
-    routes = [(_RTMSG.unpack_from(message.body)[5], attributes(message.body, _RTMSG.size)) for message in found]
+    routes = [(fixed(_RTMSG, message.body)[5], attributes(message.body, _RTMSG.size)) for message in found]
     return frozenset(
         [as_int(route[RTA_OIF]) for protocol, route in routes if protocol == RTPROT_RA and RTA_OIF in route]
     )
 
 
 def _parse_route(message: Message, version: int) -> LinkRoute | None:
-    _family, length, _src, _tos, table, _protocol, scope, kind, _flags = _RTMSG.unpack_from(message.body)
+    _family, length, _src, _tos, table, _protocol, scope, kind, _flags = fixed(_RTMSG, message.body)
     found = attributes(message.body, _RTMSG.size)
     if kind != RTN_UNICAST or RTA_OIF not in found:
         return None
@@ -262,7 +275,7 @@ def _parse_route(message: Message, version: int) -> LinkRoute | None:
     return LinkRoute(
         link=f"if{as_int(found[RTA_OIF])}",
         dst=Network(version, value, length),
-        gw=Address.from_packed(found[RTA_GATEWAY]) if RTA_GATEWAY in found else None,
+        gw=_address(found[RTA_GATEWAY]) if RTA_GATEWAY in found else None,
         mtu=as_int(metrics.get(RTAX_MTU, b"")),
         advmss=as_int(metrics.get(RTAX_ADVMSS, b"")),
         priority=as_int(found.get(RTA_PRIORITY, b"")),
@@ -336,14 +349,17 @@ class FdbEntry(NamedTuple):
 
     def drop(self, index: int) -> Request:
         what = f"bridge fdb del {self.mac} dev {self.link} master"
-        return Request(RTM_DELNEIGH, 0, self._body(index, NUD_NOARP), what, fine=ABSENT)
+        return Request(RTM_DELNEIGH, 0, self._body(index, NUD_NOARP), what, fine=ABSENT | {errno.EOPNOTSUPP})
 
     def find(self, nl: Socket, index: int) -> bool:
+        # EINVAL is how the kernel says that the link is no port, EOPNOTSUPP (in `drop`) how it says it there.
         body = self._body(index, 0)
         message = nl.get(
-            Request(RTM_GETNEIGH, 0, body, f"bridge fdb get {self.mac} dev {self.link} master", fine=ABSENT)
+            Request(
+                RTM_GETNEIGH, 0, body, f"bridge fdb get {self.mac} dev {self.link} master", fine=ABSENT | {errno.EINVAL}
+            )
         )
         if not message:
             return False
-        _family, port, state, _flags, _type = _NDMSG.unpack_from(message.body)
+        _family, port, state, _flags, _type = fixed(_NDMSG, message.body)
         return bool(port == index and state & NUD_NOARP)

@@ -1,0 +1,53 @@
+"""Kernel objects of every kind, for hypothesis; and the messages in which they would be asked for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hypothesis import strategies as st
+
+from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
+from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+from cni.kernel.sysctl import Sysctl
+from cni.wanted import Switch
+from ipam.address import BITS, Address, Interface, Network
+
+if TYPE_CHECKING:
+    from hypothesis.strategies import SearchStrategy
+
+U32 = st.integers(0, 0xFFFFFFFF)
+NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/: "), min_size=1, max_size=5)
+MACS = st.binary(min_size=6, max_size=6).map(lambda octets: octets.hex(":"))
+
+
+def addresses(version: int) -> SearchStrategy[Address]:
+    return st.builds(Address, st.just(version), st.integers(0, (1 << BITS[version]) - 1))
+
+
+def _prefixed(version: int) -> SearchStrategy[Interface]:
+    return st.builds(Interface, addresses(version), st.integers(0, BITS[version]))
+
+
+VERSIONS = st.sampled_from((4, 6))
+ADDRESSES = VERSIONS.flatmap(addresses)
+PREFIXED = VERSIONS.flatmap(_prefixed)
+NETWORKS = PREFIXED.map(lambda prefixed: prefixed.network)
+
+VETHS = st.builds(Veth, NAMES, MACS, NAMES, MACS, U32, st.just("") | NAMES)
+BRIDGES = st.builds(Bridge, NAMES, MACS, U32)
+UPS = st.builds(LinkUp, NAMES)
+PORTS = st.builds(BridgePort, NAMES, st.booleans(), st.booleans())
+LINK_ADDRESSES = st.builds(LinkAddress, NAMES, PREFIXED, st.booleans())
+
+
+def _routes(dst: Network) -> SearchStrategy[LinkRoute]:
+    gateways = st.none() | addresses(dst.version)
+    scopes = st.none() | st.integers(0, 255)
+    return st.builds(LinkRoute, NAMES, st.just(dst), gateways, U32, U32, U32, st.none() | U32, scopes)
+
+
+ROUTES = NETWORKS.flatmap(_routes)
+NEIGHBOURS = st.builds(Neighbour, NAMES, ADDRESSES, MACS)
+FDB_ENTRIES = st.builds(FdbEntry, NAMES, MACS)
+SYSCTLS = st.builds(Sysctl, NAMES.map("net/ipv4/conf/{}/arp_notify".format), st.sampled_from("012"))
+SWITCHES = st.builds(Switch, BRIDGES, st.lists(PREFIXED, max_size=3).map(tuple))
