@@ -20,7 +20,10 @@ def main(argv: Sequence[str]) -> int:
         return cli.main(argv[1:])
     from cni import plugin
 
-    code = plugin.main(argv[0], environ, 0, 1, 2, exiting=True)
+    # A stream that was closed when we started has no Python object; its number may be another file's by now.
+    streams = (sys.stdin, sys.stdout, sys.stderr)
+    stdin, stdout, stderr = [-1 if stream is None else number for number, stream in enumerate(streams)]
+    code = plugin.main(argv[0], environ, stdin, stdout, stderr, exiting=True)
     # All is written. Taking the interpreter apart would cost a quarter of the whole call.
     return posix._exit(code)
 

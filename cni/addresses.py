@@ -93,6 +93,12 @@ class Delegate:
         self._path = path
         self._cni_version = cni_version
 
+    def require(self) -> None:
+        """CNIError unless there is an executable. To be asked before an ADD: what never ran has nothing to take back."""
+        from cni import invoke
+
+        invoke.find(self.delegation.type, self._path)
+
     def acquire(self, key: Key, netns: str) -> Result:
         """Runs its DEL before passing an error on: what failed may have reserved (specification, section 4)."""
         try:

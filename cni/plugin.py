@@ -15,6 +15,7 @@ from cni.spec import versions
 from cni.spec.errors import (
     INTERNAL,
     INVALID_CONFIG,
+    IO_FAILURE,
     KERNEL_REFUSED,
     STATE_UNUSABLE,
     TRY_AGAIN_LATER,
@@ -73,8 +74,8 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
         _say(stderr, note)
     try:
         _write(stdout, told)
-    except OSError as error:
-        _say(stderr, f"stdout: {error.strerror}; the error was {told}")
+    except CNIError as error:
+        _say(stderr, f"{error.msg}; the error was {told}")
     return 1
 
 
@@ -150,6 +151,8 @@ def _attach(node: Node, name: str, plugin: Plugin, request: Request, conf: NetCo
         recorded=plugin.recorded,
     )
     if command == "ADD":
+        if isinstance(ipam, addresses.Delegate):
+            ipam.require()
         return engine.add(node, call)
     if leaving:
         engine.delete(node, call)
@@ -184,10 +187,15 @@ def _version(stdin: int) -> str:
 
 
 def _write(fd: int, document: str) -> None:
-    """One line. Raises OSError, for a stdout that is closed too: a result that nobody got is a failure."""
+    """One line. Raises CNIError, for a stdout that is closed too: a result that nobody got is a failure."""
     data = document.encode() + b"\n"
     while data:
-        data = data[posix.write(fd, data) :]
+        try:
+            data = data[posix.write(fd, data) :]
+        except OSError as error:
+            raise CNIError(
+                IO_FAILURE, f"error writing to stdout: {error.strerror}", "the runtime has to read what a plugin says"
+            ) from error
 
 
 def _say(fd: int, text: str) -> None:

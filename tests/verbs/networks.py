@@ -38,7 +38,7 @@ class Network:
     """Of host-local, whether or not the network uses it."""
 
     def but(self, **keys: Any) -> Network:
-        """The same network with some keys configured otherwise; None takes a key away, `ipam` is changed by its keys."""
+        """The same network with some keys configured otherwise, `ipam` by its own keys; None takes a key away."""
         if keys.get("ipam"):
             keys["ipam"] = {**self.config.get("ipam", {}), **keys["ipam"]}
         changed = {**self.config, **keys}
