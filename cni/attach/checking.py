@@ -33,6 +33,8 @@ def differences(node: Node, sandbox: Sandbox, key: Key, prev: Result, old: Recor
     missing = _of_result(sandbox, key, prev)
     if old:
         missing += _of_record(node, sandbox, old)
+    else:
+        missing += _routes_of_result(sandbox, key, prev)
     return list(dict.fromkeys(missing))
 
 
@@ -73,6 +75,19 @@ def _of_result(sandbox: Sandbox, key: Key, prev: Result) -> list[str]:
         f"address {ip.address} on {interface.name}"
         for ip in prev.ips
         if ip.interface == number and ip.address not in there
+    ]
+
+
+def _routes_of_result(sandbox: Sandbox, key: Key, prev: Result) -> list[str]:
+    """Routes of the result that nothing in the pod has: all there is to go by where no record lists them."""
+    found = links.find(sandbox.nl, key.ifname)
+    if not found:
+        return []
+    there = {version: inet.routes(sandbox.nl, version, found.ifindex) for version in (4, 6)}
+    return [
+        f"route {route.dst}{f' via {route.gw}' if route.gw else ''} over {found.name}"
+        for route in prev.routes
+        if not any(one.dst == route.dst and route.gw in (None, one.gw) for one in there[route.dst.version])
     ]
 
 

@@ -7,15 +7,16 @@ record from which the next DEL, GC or ADD of the same attachment goes on.
     ADD   lock ▸ record begun ▸ addresses ▸ record planned ▸ shared ▸ veth ▸ in the pod ▸ on the node ▸ complete
     DEL   lock ▸ record leaving ▸ links ▸ what hangs on the bridge ▸ addresses ▸ record gone
 
+What only one verb needs is imported by that verb: each is a process of ten milliseconds.
 Nothing here reads the environment, prints, or depends on being called once in a process. Raises CNIError for
 what it decides itself, and NetlinkError or OSError for what the kernel or the file system refuses.
 """
 
 from __future__ import annotations
 
-from cni.attach import checking, making, reaper, record, sandbox, shared
-from cni.attach.making import Made
+from cni.attach import record, sandbox
 from cni.attach.record import Record
+from cni.kernel import inet
 from cni.kernel import link as links
 from cni.kernel.inet import Neighbour
 from cni.kernel.netns import LostThreadError
@@ -27,6 +28,8 @@ from cni.wanted import Key, Pod, Seen, Wanted
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.attach.node import Node
+    from cni.kernel.link import Link
+    from cni.spec.result import IPConfig
     from cni.wanted import Addresses, Feature
 
 
@@ -54,10 +57,12 @@ class Call(NamedTuple):
 
 def add(node: Node, call: Call) -> Result:
     """Attaches the pod. An attachment that lives already is an error, and nothing of it is touched."""
+    from cni.attach import making, shared
+
     with sandbox.require(call.netns, node.home, call.own_netns_is_fine) as pod_side:
         if not call.recorded:
             wanted = _wanted(call, _pod(node, call, Result()))
-            return _result(call, wanted, making.make_in_pod(pod_side, wanted), DNS())
+            return _result(call, wanted, making.make_in_pod(pod_side, wanted, {}), DNS())
         node.prepare()
         with node.lock(call.key):
             cookie = pod_side.nl.netns_cookie()
@@ -68,16 +73,16 @@ def add(node: Node, call: Call) -> Result:
                 pod = _pod(node, call, leased)
                 wanted = _wanted(call, pod)
                 # A result that the version can't hold is refused while there is nothing but the lease to undo.
-                _result(call, wanted, Made(0, ()), leased.dns)
+                _result(call, wanted, (), leased.dns)
                 now = node.records.write(now.planned(wanted))
                 switches = {switch.bridge.name: shared.ensure_switch(node, switch) for switch in wanted.switches}
                 seen = {name: Seen(found.mac, found.mtu) for name, found in switches.items()}
                 if any(found.mac != pod.seen[name].mac for name, found in seen.items()):
                     # Somebody else made the bridge a moment ago, and who seeds its MAC must know the true one.
                     wanted = _wanted(call, pod._replace(seen=seen))
-                made = making.make(node, pod_side, call.key, wanted, switches)
-                result = _result(call, wanted, made, leased.dns)
-                node.records.write(now.complete(wanted, made.port_ifindex))
+                reported = making.make(node, pod_side, call.key, wanted, switches)
+                result = _result(call, wanted, reported, leased.dns)
+                node.records.write(now.complete(wanted))
             except LostThreadError:
                 raise  # this thread may do nothing more, and the record is there for the next call
             except BaseException as error:
@@ -104,6 +109,8 @@ def _clear_remains(node: Node, key: Key, pod_side: sandbox.Sandbox, cookie: int)
 
 def _pod(node: Node, call: Call, leased: Result) -> Pod:
     """Chooses all that is left to choose: the MACs."""
+    from cni.attach import shared
+
     bridges = [bridge for feature in call.features for bridge in feature.needs]
     return Pod(
         key=call.key,
@@ -131,9 +138,9 @@ def _wanted(call: Call, pod: Pod) -> Wanted:
     return wanted
 
 
-def _result(call: Call, wanted: Wanted, made: Made, dns: DNS) -> Result:
+def _result(call: Call, wanted: Wanted, reported: tuple[IPConfig, ...], dns: DNS) -> Result:
     """The result of the ADD; in a chain, what there was before and us. CNIError if the version can't hold it."""
-    ours = Wanted(interfaces=wanted.interfaces, ips=wanted.ips + made.reported, routes=wanted.routes)
+    ours = Wanted(interfaces=wanted.interfaces, ips=wanted.ips + reported, routes=wanted.routes)
     if call.prev:
         before = Wanted(interfaces=call.prev.interfaces, ips=call.prev.ips, routes=call.prev.routes)
         ours = before.and_also(ours)
@@ -156,6 +163,7 @@ def _roll_back(node: Node, begun: Record, error: BaseException) -> None:
 
 def delete(node: Node, call: Call) -> None:
     """Detaches the pod. What is gone already, in whatever order, is fine; twice is as once."""
+    sandbox.refuse_own(call.netns, node.home, call.own_netns_is_fine)
     if not call.recorded:
         _undo_in_pod(node, call)
         return
@@ -211,6 +219,8 @@ class _Failures:
 
 def _delete_port(node: Node, key: Key) -> None:
     """The veth, by its node's end, and with it what hangs on it: the pod's addresses and routes, the port, its fdb."""
+    from cni.attach import reaper
+
     found = links.find(node.nl, key.tag)
     if found:
         reaper.delete(node, found)
@@ -232,21 +242,35 @@ def _remove_unrecorded(node: Node, call: Call) -> None:
     failures = _Failures()
     with failures:
         _delete_port(node, call.key)
-    if call.prev and any(one.name == call.key.ifname and one.sandbox for one in call.prev.interfaces):
+    if call.prev:
         with failures:
-            _delete_in_pod(node, call)
+            _delete_in_pod(node, call, call.prev)
     failures.end()
     call.addresses.release(call.key, call.netns)
     node.records.remove(call.key)  # one that could not be read
 
 
-def _delete_in_pod(node: Node, call: Call) -> None:
+def _delete_in_pod(node: Node, call: Call, prev: Result) -> None:
     pod_side = sandbox.find(call.netns, node.home, call.own_netns_is_fine)
     if pod_side:
         with pod_side:
             found = links.find(pod_side.nl, call.key.ifname)
-            if found and found.kind == "veth":
+            if found and found.kind == "veth" and _is_told(pod_side, found, prev):
                 pod_side.nl.do(links.drop(found.ifindex, found.name))
+
+
+def _is_told(pod_side: sandbox.Sandbox, found: Link, prev: Result) -> bool:
+    """Whether a link of the pod is the one that a result tells of: another may have come into its name since.
+
+    By its MAC, or else by an address: a chained plugin that had changed the MAC has given it back by now.
+    """
+    for i, told in enumerate(prev.interfaces):
+        if told.name == found.name and told.sandbox:
+            ips = [ip.address for ip in prev.ips if ip.interface == i]
+            if told.mac.lower() == found.mac or not (told.mac or ips):
+                return True
+            return any(there.address in ips for there in inet.addresses(pod_side.nl, found.ifindex))
+    return False
 
 
 def _undo_in_pod(node: Node, call: Call) -> None:
@@ -264,6 +288,8 @@ def _undo_in_pod(node: Node, call: Call) -> None:
 
 def check(node: Node, call: Call) -> None:
     """Whether all that ADD made is there and the chain's result true. Raises CNIError 103 naming all that isn't."""
+    from cni.attach import checking
+
     prev = call.prev
     if not prev:
         raise CNIError(INVALID_CONFIG, "Required prevResult missing", "CHECK needs the result of the ADD in prevResult")

@@ -12,12 +12,13 @@ from cni.kernel import inet
 from cni.kernel import link as links
 from cni.kernel.inet import LinkAddress
 from cni.kernel.netlink import NetlinkError, Socket
-from cni.lean import NamedTuple, select, socket, time
+from cni.lean import select, socket, time
 from cni.spec.errors import CONFLICT, TRY_AGAIN_LATER, CNIError
 from cni.spec.result import IPConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Final
 
     from cni.attach.node import Node
@@ -28,52 +29,52 @@ if TYPE_CHECKING:
 _DAD_PATIENCE_S: Final = 10.0
 
 
-class Made(NamedTuple):
-    """What making an attachment brought to light."""
+def make(node: Node, sandbox: Sandbox, key: Key, wanted: Wanted, switches: Mapping[str, Link]) -> tuple[IPConfig, ...]:
+    """Makes all of it; `switches` are the bridges, ensured. Returns the addresses of the links to be reported.
 
-    port_ifindex: int
-    """Of the veth's end on the node; 0 without one."""
-    reported: tuple[IPConfig, ...]
-    """The addresses of the links that were to be reported."""
-
-
-def make(node: Node, sandbox: Sandbox, key: Key, wanted: Wanted, switches: dict[str, Link]) -> Made:
-    """Makes all of it; `switches` are the bridges, ensured. Raises CNIError, NetlinkError, OSError."""
+    Raises CNIError, NetlinkError, OSError.
+    """
     for setting in wanted.settings:
         shared.ensure_setting(node, setting)
     indexes = {name: found.ifindex for name, found in switches.items()}
+    inside = {}
     for veth in wanted.veths:
-        indexes[veth.name] = _make_veth(node, sandbox, veth, indexes.get(veth.master, 0))
-    made = make_in_pod(sandbox, wanted)
+        port = _make_veth(node, sandbox, veth, indexes.get(veth.master, 0))
+        indexes[veth.name] = port.ifindex
+        inside[veth.peer] = port.peer
+    reported = make_in_pod(sandbox, wanted, inside)
     aliases = [links.set_alias(indexes[veth.name], veth.name, str(key)) for veth in wanted.veths]
     # On the node all of it hangs on our own port, or is a hint that may be wrong; so it goes in one datagram.
     node.nl.do(*aliases, *[thing.make(indexes[thing.link]) for thing in wanted.node])
-    return made._replace(port_ifindex=indexes.get(key.tag, 0))
+    return reported
 
 
-def _make_veth(node: Node, sandbox: Sandbox, veth: Veth, master: int) -> int:
+def _make_veth(node: Node, sandbox: Sandbox, veth: Veth, master: int) -> Link:
+    """Makes the pair, and asks for the indexes of both ends with one question, of the node's end."""
     request = veth.make(sandbox.netns.fd, master)
     try:
         node.nl.do(request)
     except NetlinkError as error:
         if error.errno != errno.EEXIST:
             raise
+        left = veth.find(node.nl)
+        if left:
+            # It bears our tag and no record knows it: an earlier life of this attachment, perhaps in this very pod.
+            node.nl.do(veth.drop(left.ifindex))
         if links.find(sandbox.nl, veth.peer):
             raise CNIError(
                 CONFLICT,
                 f"CNI_IFNAME: interface {veth.peer} already exists in {sandbox.netns.path}",
                 "it is not of this attachment's making, and was left alone; use another CNI_IFNAME",
             ) from error
-        left = veth.find(node.nl)
-        if left:
-            # It bears our tag and no record knows it: an earlier life of this attachment.
-            node.nl.do(veth.drop(left.ifindex))
         node.nl.do(request)
-    return links.need(node.nl, veth.name).ifindex
+    return links.need(node.nl, veth.name)
 
 
-def make_in_pod(sandbox: Sandbox, wanted: Wanted) -> Made:
+def make_in_pod(sandbox: Sandbox, wanted: Wanted, known: Mapping[str, int]) -> tuple[IPConfig, ...]:
     """What is done in the pod: sysctls from inside, the rest through the socket, in one datagram.
+
+    `known` are the indexes of the pod's links, as far as they have come up.
 
     Together, because whatever fails there, all of it goes with the veth.
     """
@@ -86,8 +87,9 @@ def make_in_pod(sandbox: Sandbox, wanted: Wanted) -> Made:
                     sysctl.make()
                 if watched:
                     news = Socket(groups=inet.RTMGRP_IPV6_IFADDR)
-        names = dict.fromkeys([thing.link for thing in wanted.pod])
-        indexes = {name: links.need(sandbox.nl, name).ifindex for name in names}
+        indexes = {thing.link: known.get(thing.link, 0) for thing in wanted.pod}
+        for name, index in indexes.items():
+            indexes[name] = index or links.need(sandbox.nl, name).ifindex
         sandbox.nl.do(*[thing.make(indexes[thing.link]) for thing in wanted.pod])
         if news:
             _wait_for_dad(sandbox.nl, news, watched, indexes)
@@ -99,7 +101,7 @@ def make_in_pod(sandbox: Sandbox, wanted: Wanted) -> Made:
         if interface.name in wanted.reported:
             found = inet.addresses(sandbox.nl, indexes[interface.name])
             reported += [IPConfig(address.address, None, i) for address in found]
-    return Made(0, tuple(reported))
+    return tuple(reported)
 
 
 def _wait_for_dad(nl: Socket, news: Socket, wanted: list[LinkAddress], indexes: dict[str, int]) -> None:
