@@ -23,7 +23,8 @@ _numbers = itertools.count()
 def plugins(request: pytest.FixtureRequest) -> Path:
     """The directory of the plugins under test: ours, or another that NODE_PLUGINS names to compare with.
 
-    Of these tests the reference plugins fail but those that are about neighbours and about CNI 1.1.0.
+    The reference's fail where a test asks for more than they promise: neighbours that go with the pod, host-local
+    without an exec of its own, CNI 1.1.0. The rest they pass, so the tests are about containerd as it is.
     """
     return Path(os.environ.get("NODE_PLUGINS") or request.getfixturevalue("executables"))
 
