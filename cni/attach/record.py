@@ -57,18 +57,16 @@ class Record(NamedTuple):
     delegation: Delegation
     wanted: Wanted
     """The objects. Of what the result says only addresses' gateways are kept, with the switches."""
-    port_ifindex: int
-    """Of the node's end of the veth, once complete; 0 before."""
 
     @classmethod
     def begun(cls, key: Key, netns: Netns, cookie: int, delegation: Delegation) -> Record:
-        return cls(key, BEGUN, netns.path, netns.device, netns.inode, cookie, delegation, Wanted(), 0)
+        return cls(key, BEGUN, netns.path, netns.device, netns.inode, cookie, delegation, Wanted())
 
     def planned(self, wanted: Wanted) -> Record:
         return self._replace(stage=PLANNED, wanted=wanted)
 
-    def complete(self, wanted: Wanted, port_ifindex: int) -> Record:
-        return self._replace(stage=COMPLETE, wanted=wanted, port_ifindex=port_ifindex)
+    def complete(self, wanted: Wanted) -> Record:
+        return self._replace(stage=COMPLETE, wanted=wanted)
 
     def leaving(self) -> Record:
         return self._replace(stage=LEAVING)
@@ -89,27 +87,57 @@ def lives(old: Record) -> bool:
 # An object is a list: its kind, then its fields in order. What has a text form (an address) is kept as text.
 
 
-def _as_is(value: Any) -> Any:
+def _text(value: Any) -> str:
+    if type(value) is not str:
+        raise TypeError(f"{value!r} is no text")
     return value
 
 
-def _maybe_address(value: str | None) -> Address | None:
+def _number(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if type(value) is not bool:
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+def _maybe_number(value: Any) -> int | None:
+    return None if value is None else _number(value)
+
+
+def _maybe_address(value: Any) -> Address | None:
     return None if value is None else Address.parse(value)
 
 
+def _bridge(fields: Any) -> Bridge:
+    return Bridge(*_parsed((_text, _text, _number), fields))
+
+
+def _gateways(texts: Any) -> tuple[Prefixed, ...]:
+    return tuple([Prefixed.parse(text) for text in texts])
+
+
+def _parsed(parsers: tuple[Callable[[Any], Any], ...], fields: Any) -> list[Any]:
+    return [parse(field) for parse, field in zip(parsers, fields, strict=True)]
+
+
 _KINDS: Final[dict[str, tuple[Callable[..., Any], tuple[Callable[[Any], Any], ...]]]] = {
-    "sysctl": (Sysctl, (_as_is, _as_is)),
-    "veth": (Veth, (_as_is,) * 6),
-    "up": (LinkUp, (_as_is,)),
-    "address": (LinkAddress, (_as_is, Prefixed.parse, _as_is)),
-    "route": (LinkRoute, (_as_is, Network.parse, _maybe_address, *(_as_is,) * 5)),
-    "neighbour": (Neighbour, (_as_is, Address.parse, _as_is)),
-    "fdb": (FdbEntry, (_as_is, _as_is)),
-    "port": (BridgePort, (_as_is,) * 3),
-    "switch": (
-        Switch,
-        (lambda fields: Bridge(*fields), lambda fields: tuple([Prefixed.parse(text) for text in fields])),
+    "sysctl": (Sysctl, (_text, _text)),
+    "veth": (Veth, (_text, _text, _text, _text, _number, _text)),
+    "up": (LinkUp, (_text,)),
+    "address": (LinkAddress, (_text, Prefixed.parse, _flag)),
+    "route": (
+        LinkRoute,
+        (_text, Network.parse, _maybe_address, _number, _number, _number, _maybe_number, _maybe_number),
     ),
+    "neighbour": (Neighbour, (_text, Address.parse, _text)),
+    "fdb": (FdbEntry, (_text, _text)),
+    "port": (BridgePort, (_text, _flag, _flag)),
+    "switch": (Switch, (_bridge, _gateways)),
 }
 _NAMES: Final = {kind: name for name, (kind, _) in _KINDS.items()}
 _GROUPS: Final = ("switches", "settings", "veths", "tuning", "pod", "node")
@@ -129,7 +157,7 @@ def _field_to_json(field: object) -> object:
 
 def _object_from_json(value: list[Any]) -> Any:
     kind, parsers = _KINDS[value[0]]
-    return kind(*[parse(field) for parse, field in zip(parsers, value[1:], strict=True)])
+    return kind(*_parsed(parsers, value[1:]))
 
 
 def to_json(record: Record, boot: str) -> str:
@@ -145,7 +173,6 @@ def to_json(record: Record, boot: str) -> str:
             "stage": record.stage,
             "key": record.key,
             "netns": [record.netns, record.device, record.inode, record.cookie],
-            "portIfindex": record.port_ifindex,
             "delegation": record.delegation,
             "objects": groups,
         }
@@ -158,20 +185,19 @@ def from_json(data: bytes, boot: str) -> Record | None:
         value = loads(data)
         if value["format"] != _FORMAT or value["boot"] != boot:
             return None
-        netns, device, inode, cookie = value["netns"]
         groups = {
             name: tuple([_object_from_json(thing) for thing in value["objects"].get(name, ())]) for name in _GROUPS
         }
+        netns, device, inode, cookie = _parsed((_text, _number, _number, _number), value["netns"])
         return Record(
-            Key(*value["key"]),
-            value["stage"],
+            Key(*_parsed((_text,) * 4, value["key"])),
+            _text(value["stage"]),
             netns,
             device,
             inode,
             cookie,
-            Delegation(*value["delegation"]),
+            Delegation(*_parsed((_text,) * 3, value["delegation"])),
             Wanted(**groups),
-            value["portIfindex"],
         )
     except (JSONError, KeyError, TypeError, ValueError, AttributeError, IndexError):
         return None
@@ -206,7 +232,7 @@ class Records:
     def write(self, record: Record) -> Record:
         """Puts the record in the place of the one before, at once."""
         path = self.path(record.key)
-        new = f"{self._root}/{record.key.network}/.{record.key.tag}"
+        new = self._half_written(record.key)
         flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
         try:
             fd = posix.open(new, flags, 0o600)
@@ -216,14 +242,23 @@ class Records:
             make_dirs(f"{self._root}/{record.key.network}")
             fd = posix.open(new, flags, 0o600)
         try:
-            write_all(fd, to_json(record, self._boot).encode())
-        finally:
-            posix.close(fd)
-        posix.rename(new, path)
+            try:
+                write_all(fd, to_json(record, self._boot).encode())
+            finally:
+                posix.close(fd)
+            posix.rename(new, path)
+        except BaseException:
+            unlink(new)
+            raise
         return record
 
     def remove(self, key: Key) -> None:
+        """With what a writer that died left half done; none there is fine."""
         unlink(self.path(key))
+        unlink(self._half_written(key))
+
+    def _half_written(self, key: Key) -> str:
+        return f"{self._root}/{key.network}/.{key.tag}"
 
     def of_network(self, network: str) -> Iterator[Record]:
         """The readable records of one network."""

@@ -37,7 +37,8 @@ class Netns:
 
     def __init__(self, path: str = _OWN) -> None:
         self.path = path
-        self.fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+        # Without waiting: a FIFO would keep us until somebody writes into it.
+        self.fd = posix.open(path, posix.O_RDONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
         try:
             if fcntl.ioctl(self.fd, NS_GET_NSTYPE) != CLONE_NEWNET:
                 raise OSError(errno.EINVAL, f"{path} is a namespace, but not of a network")

@@ -27,7 +27,9 @@ class Sysctl(NamedTuple):
             raise OSError(error.errno, f"sysctl -w {self}: {error.strerror}") from error
 
     def __str__(self) -> str:
-        return f"{self.path.replace('/', '.')}={self.value}"
+        """As sysctl(8) takes it, which understands slashes too: the way to tell of an interface with a dot."""
+        name = self.path if "." in self.path else self.path.replace("/", ".")
+        return f"{name}={self.value}"
 
     def find(self) -> bool:
         return read(self.path) == self.value
