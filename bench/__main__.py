@@ -69,10 +69,13 @@ def _compared(ours: Path, theirs: Path, plan: compare.Plan) -> list[figures.Grou
     _progress("both families")
     few = replace(plan, rounds=max(3, plan.rounds // 5), batches=0, frugal_rounds=0, lanes=())
     dual_a, dual_b = compare.compare(ours, theirs, DUAL_STACK, few, _progress)
+    _progress(f"on nodes with {plan.standing} pods")
+    full_a, full_b = compare.compare(ours, theirs, IPV4, few, _progress, plan.standing)
     return [
         figures.latency("One pod at a time", a.single, b.single, (1.25, 0.6)),
         figures.latency(f"{plan.pods} pods at once, whole batch", a.batch, b.batch, (1.2, 1.2)),
         figures.latency("One pod at a time, IPv4 and IPv6", dual_a.single, dual_b.single),
+        figures.latency(f"One pod at a time, on a node with {plan.standing} more", full_a.single, full_b.single),
         figures.churn(a, b),
         figures.cost(a, b),
     ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from bench.node import Churn, Remote, Round
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
 
@@ -29,12 +29,14 @@ class Plan:
     churn_s: float
     """Per side and number of lanes."""
     lanes: tuple[int, ...] = (1, 4)
+    standing: int = 100
+    """Pods that stay on the node, where that is the question. (A kubelet's default limit is 110.)"""
     frugal_rounds: int = 5
     """For peak memory, which hardly varies."""
 
 
 FULL = Plan(rounds=200, batches=20, pods=20, churn_s=5.0)
-QUICK = Plan(rounds=8, batches=2, pods=20, churn_s=0.5)
+QUICK = Plan(rounds=8, batches=2, pods=20, churn_s=0.5, standing=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +51,9 @@ class Side:
 
 
 def compare(
-    ours: Path, theirs: Path, subnets: tuple[str, ...], plan: Plan, progress: Callable[[str], None]
+    ours: Path, theirs: Path, subnets: Sequence[str], plan: Plan, progress: Callable[[str], None], standing: int = 0
 ) -> tuple[Side, Side]:
-    """Bridge + host-local of both plugin directories, in that order."""
+    """Bridge + host-local of both plugin directories, in that order; `standing` pods stay on each node all the time."""
     pods = max((plan.pods, *plan.lanes))
     sides = Side([], [], [], {}), Side([], [], [], {})
     with Remote(ours, pods, subnets) as our_node, Remote(theirs, pods, subnets) as their_node:
@@ -62,6 +64,7 @@ def compare(
                 yield from both if n % 2 else reversed(both)
 
         for node, _ in both:
+            node.populate(standing)
             node.round(1)
             node.round(plan.pods)
         progress(f"{plan.rounds} rounds of one pod")

@@ -82,11 +82,20 @@ class Node:
     """Inside: the pods, and the plugins' verbs for them."""
 
     def __init__(self, plugins: Path, pods: int, subnets: Sequence[str]) -> None:
+        """`pods` come and go; see `populate` for those that stay."""
         self._argv = (str(plugins / "bridge"),)
         self._path = str(plugins)
         self._network = network(subnets)
         self._pods = [throwaway.make_netns(f"pod{n}") for n in range(pods)]
         self._count = 0
+        self._stay = set[str]()
+
+    def populate(self, pods: int) -> None:
+        """Adds pods that stay, in namespaces of their own: what comes and goes finds a node at work."""
+        for n in range(pods):
+            self._pods.append(throwaway.make_netns(f"stays{n}"))
+            self._together([self.add_call(len(self._pods) - 1)], frugal=False)
+        self._stay = self._links()
 
     def round(self, pods: int, *, frugal: bool = False) -> Round:
         adds = [self.add_call(pod) for pod in range(pods)]
@@ -160,9 +169,12 @@ class Node:
 
     def _require_clean(self) -> None:
         """Settled must mean gone: of all pods nothing may be left on the node. (The bridge stays, on either side.)"""
-        left = {name for _, name in socket.if_nameindex()} - {"lo", BRIDGE}
+        left = self._links() - self._stay
         if left:
             raise Failed(f"after DEL the node still has {', '.join(sorted(left))}")
+
+    def _links(self) -> set[str]:
+        return {name for _, name in socket.if_nameindex()} - {"lo", BRIDGE}
 
 
 class Remote:
@@ -184,6 +196,9 @@ class Remote:
 
     def churn(self, seconds: float, lanes: int) -> Churn:
         return Churn(**self._ask("churn", seconds=seconds, lanes=lanes))
+
+    def populate(self, pods: int) -> None:
+        self._ask("populate", pods=pods)
 
     def _ask(self, verb: str, **arguments: object) -> Any:
         assert self._child.stdin is not None
@@ -215,7 +230,16 @@ def main(argv: Sequence[str]) -> int:
         verb, arguments = json.loads(line)
         gc.collect()
         try:
-            answer = asdict(node.round(**arguments) if verb == "round" else node.churn(**arguments))
+            match verb:
+                case "round":
+                    answer = asdict(node.round(**arguments))
+                case "churn":
+                    answer = asdict(node.churn(**arguments))
+                case "populate":
+                    node.populate(**arguments)
+                    answer = {}
+                case _:
+                    raise ValueError(f"no such request: {verb}")
         except Failed as error:
             answer = {"failed": str(error)}
         print(json.dumps(answer), flush=True)
