@@ -1,4 +1,4 @@
-"""A node with containerd for all tests of this directory, and for one that breaks it a node of its own."""
+"""A node with containerd for the tests of one module, and for one that breaks it a node of its own."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def image_archive() -> bytes:
     return images.archive(busybox)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def shared_node(plugins: Path, image_archive: bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with _node(plugins, image_archive, tmp_path_factory.mktemp("node")) as node:
         yield node
@@ -52,7 +52,7 @@ def node(shared_node: Node) -> Iterator[Node]:
     assert shared_node.inventory() == before
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def podwire(shared_node: Node, executables: Path) -> str:
     """The command for people, installed on the node of `node`."""
     shared_node.box.write("/opt/podwire", (executables / "podwire").read_bytes(), 0o755)
