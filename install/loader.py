@@ -14,6 +14,8 @@ import marshal
 import posix
 import sys
 from _frozen_importlib import ModuleSpec
+from _frozen_importlib_external import ExtensionFileLoader
+from _imp import extension_suffixes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -92,6 +94,24 @@ class Compiled:
             return None
 
 
+class Extensions:
+    """Finds the standard library's extension modules in the one place where they are.
+
+    The import system would read two directories first, which makes `_json` twice as dear (0.15 ms).
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._file = f"{folder}/%s{extension_suffixes()[0]}"
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
+        file = self._file % name
+        try:
+            posix.stat(file)
+        except OSError:
+            return None
+        return ModuleSpec(name, ExtensionFileLoader(name, file), origin=file)
+
+
 def is_package(code: CodeType) -> bool:
     return code.co_filename.endswith("/__init__.py")
 
@@ -101,6 +121,7 @@ def run(index: Index, executable: int) -> NoReturn:
     if b"CNI_COMMAND" not in posix.environ:
         gc.enable()  # the header switched it off; a command for people may live long
     sys.meta_path.insert(0, Compiled(index, executable))
+    sys.meta_path.insert(-1, Extensions(sys.path[-1]))
     from cni.__main__ import main
 
     raise SystemExit(main(sys.argv))

@@ -157,12 +157,13 @@ def place(tmp_path: Path) -> Callable[[bytes], Path]:
 
 
 def spy(folder: Path, minor: int) -> str:
-    """An interpreter, to be pinned, that says on stderr what is compiled after the header's text."""
+    """An interpreter, to be pinned, that says on stderr what it compiles after the header's text, and what it lists."""
     path = folder / "spy"
     hook = (
         "import sys\n"
         "def _hook(event, arguments):\n"
         " if event == 'compile': sys.stderr.write('compiled: %r\\n' % (arguments[1],))\n"
+        " if event == 'os.listdir': sys.stderr.write('listed: %r\\n' % arguments)\n"
         "sys.addaudithook(_hook)\n"
     )
     path.write_text(f'#!/bin/sh\nfirst=$3; shift 3\nexec {interpreters.python(minor)} -IS -c "{hook}$first" "$@"\n')
@@ -174,7 +175,7 @@ def spy(folder: Path, minor: int) -> str:
 
 
 @pytest.mark.parametrize("minor", COMPILED_FOR)
-def test_nothing_is_compiled_at_run_time_where_there_is_a_member(
+def test_nothing_is_compiled_and_no_directory_searched_where_there_is_a_member(
     minor: int, executables: Path, tmp_path: Path, unique: Callable[[], str], netns: Path
 ) -> None:
     pinned = tmp_path / "loopback"
@@ -192,6 +193,7 @@ def test_nothing_is_compiled_at_run_time_where_there_is_a_member(
 
     assert [one["address"] for one in outcome.told["ips"]] == ["127.0.0.1/8", "::1/128"]
     assert "compiled:" not in outcome.stderr
+    assert "listed:" not in outcome.stderr
 
 
 @pytest.mark.parametrize("minor", COMPILED_FOR)
@@ -219,8 +221,9 @@ def test_without_a_member_the_sources_run(
     assert outcome.told["loader"] == "zipimport"
     assert outcome.told["early"] == "early"
     assert "During handling" not in outcome.told["traceback"]
-    # So the spy of the test above does see what is compiled.
+    # So the spy of the test above does see what is compiled, and what is searched.
     assert f"compiled: '{path}/cni/__main__.py'" in outcome.stderr
+    assert "listed: " in outcome.stderr
 
 
 @pytest.mark.parametrize("minor", COMPILED_FOR)
