@@ -372,7 +372,7 @@ def test_the_newest_interpreter_with_a_member_is_taken_else_the_newest(
 
 
 def test_an_interpreter_is_pinned_and_released_without_another_build(built: bytes) -> None:
-    python = interpreters.python(12)
+    python = interpreters.python(11)
 
     again = executable.pinned(executable.pinned(built, python), None)
 
@@ -383,7 +383,7 @@ def test_an_interpreter_is_pinned_and_released_without_another_build(built: byte
 def test_an_executable_can_make_a_pinned_copy_of_itself(
     built: bytes, place: Callable[[bytes], Path], tmp_path: Path
 ) -> None:
-    python = interpreters.python(12)
+    python = interpreters.python(11)
 
     assert run([place(built), "pin", python, tmp_path / "copy"]).code == 0
 
@@ -394,9 +394,9 @@ def test_an_executable_can_make_a_pinned_copy_of_itself(
 def test_an_interpreter_of_almost_any_name_can_be_pinned(
     name: str, built: bytes, place: Callable[[bytes], Path], tmp_path: Path
 ) -> None:
-    (tmp_path / name).symlink_to(interpreters.python(12))
+    (tmp_path / name).symlink_to(interpreters.python(11))
 
-    assert run([place(executable.pinned(built, str(tmp_path / name)))]).told["version"] == [3, 12]
+    assert run([place(executable.pinned(built, str(tmp_path / name)))]).told["version"] == [3, 11]
 
 
 @pytest.mark.parametrize("python", ["python3.12", "", "/a'b", '/a"b', "/a\\b", "/a\nb"])
@@ -578,7 +578,7 @@ def test_same_sources_and_interpreters_give_the_same_bytes_anywhere(built: bytes
 
 
 def test_the_archive_is_an_ordinary_one_with_the_sources_in_it(built: bytes, place: Callable[[bytes], Path]) -> None:
-    python = interpreters.python(12)
+    python = interpreters.python(11)
     path = place(executable.pinned(built, python))
     ask = "import sys; sys.path.insert(0, sys.argv[1]); import cni.parts.early as m; print(m.__file__)"
 
@@ -602,7 +602,7 @@ def test_an_interpreter_that_will_not_do_gets_no_member(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("variable", [True, False])
 def test_the_build_can_be_told_for_which_interpreters(variable: bool, tmp_path: Path) -> None:
-    python = interpreters.python(12)
+    python = interpreters.python(11)
     command = [interpreters.python(11), "-m", "install.executable", "--output", str(tmp_path / "bin"), "--names", "a,b"]
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(session.TOP)}
 
@@ -612,9 +612,9 @@ def test_the_build_can_be_told_for_which_interpreters(variable: bool, tmp_path: 
         outcome = run([*command, "--python", python], env)
 
     assert outcome.code == 0
-    assert f"3.12 ({python})" in outcome.stdout.decode()
+    assert f"3.11 ({python})" in outcome.stdout.decode()
     assert sorted(os.listdir(tmp_path / "bin")) == ["a", "b"]
-    assert re.findall(rb"p,n={(.*?):", (tmp_path / "bin/a").read_bytes()) == [b'"cpython-312"']
+    assert re.findall(rb"p,n={(.*?):", (tmp_path / "bin/a").read_bytes()) == [b'"cpython-311"']
 
 
 def test_modules_are_unmarshalled_by_package_and_what_is_seldom_imported_by_itself() -> None:
