@@ -58,6 +58,7 @@ def main(argv: Sequence[str]) -> int:
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=2) + "\n")
     if asked.write:
+        (CHECKOUT / "docs").mkdir(exist_ok=True)
         (CHECKOUT / "docs/bench.json").write_text(json.dumps(found, indent=2) + "\n")
         (CHECKOUT / "docs/bench.md").write_text(report.markdown(facts, tables))
         _progress("written to docs/bench.md and docs/bench.json")
