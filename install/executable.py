@@ -80,7 +80,7 @@ for python in @pythons@; do
   tried="$tried $python"
 done
 what="podwire needs Python 3.11 or later; there is none at$tried"
-cure="Install one (Debian 12 or later: apt-get install python3), or name it: podwire install --python PATH"
+cure="Install one (Debian 12 or later: apt-get install python3), or name one in the line of this file: for python in"
 [ "${CNI_COMMAND+set}" ] || { echo "$what. $cure" >&2; exit 1; }
 while IFS= read -r line || [ "$line" ]; do config="$config$line"; done
 version=${config#*'"cniVersion"'*\"}; version=${version%%\"*}

@@ -27,7 +27,8 @@ def refused() -> int:
 
     found = "{} is Python {}.{}".format(sys.executable, *sys.version_info[:2])
     what = f"podwire needs Python 3.11 or later, and {found}"
-    cure = "Install one (Debian 12 or later: apt-get install python3), or name it: podwire install --python PATH"
+    cure = "Install one (Debian 12 or later: apt-get install python3), or name one in the line of {}: for python in"
+    cure = cure.format(sys.argv[0])
     if "CNI_COMMAND" not in os.environ:
         sys.stderr.write(f"{what}. {cure}\n")
         return 1

@@ -380,6 +380,18 @@ def test_an_interpreter_is_pinned_and_released_without_another_build(built: byte
     assert again == built
 
 
+@pytest.mark.parametrize("kind", ["compiled", "uncompiled"])
+def test_an_interpreter_may_be_named_in_the_header_by_hand(
+    kind: str, built: bytes, uncompiled: bytes, place: Callable[[bytes], Path]
+) -> None:
+    content = built if kind == "compiled" else uncompiled
+    python = os.fsencode(interpreters.python(11))
+
+    told = run([place(re.sub(rb"for python in .*;", b"for python in %s;" % python, content, count=1))]).told
+
+    assert told["loader"] == ("install.loader" if kind == "compiled" else "zipimport")
+
+
 def test_an_executable_can_make_a_pinned_copy_of_itself(
     built: bytes, place: Callable[[bytes], Path], tmp_path: Path
 ) -> None:
