@@ -47,8 +47,3 @@ def read(path: str) -> str | None:
         return posix.read(fd, 4096).decode().strip()
     finally:
         posix.close(fd)
-
-
-def has_ipv6() -> bool:
-    """Whether the kernel knows IPv6 at all (it may be off on every interface)."""
-    return read("net/ipv6/conf/all/forwarding") is not None

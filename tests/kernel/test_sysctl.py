@@ -1,0 +1,105 @@
+"""Network sysctls: read, written and found in the namespace of the thread that asks."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from cni.kernel import sysctl
+from cni.kernel.sysctl import Sysctl
+from tests import namespaces
+
+ARP_NOTIFY = Sysctl("net/ipv4/conf/lo/arp_notify", "1")
+
+
+def test_a_setting_is_made_and_found_in_the_namespace_and_nowhere_else(netns: Path) -> None:
+    def make() -> tuple[bool, bool]:
+        before = ARP_NOTIFY.find()
+        ARP_NOTIFY.make()
+        return before, ARP_NOTIFY.find()
+
+    assert namespaces.inside(netns, make) == (False, True)
+
+    assert namespaces.shell(netns, "sysctl -n net.ipv4.conf.lo.arp_notify") == "1\n"
+    assert not ARP_NOTIFY.find()
+    assert sysctl.read(ARP_NOTIFY.path) == "0"
+
+
+def test_it_is_written_as_sysctl_takes_it(netns: Path) -> None:
+    assert str(ARP_NOTIFY) == "net.ipv4.conf.lo.arp_notify=1"
+
+    namespaces.shell(netns, f"sysctl -w {ARP_NOTIFY}")
+
+    assert namespaces.inside(netns, ARP_NOTIFY.find)
+
+
+def test_an_interface_with_a_dot_in_its_name_is_no_other_interface(netns: Path) -> None:
+    namespaces.shell(netns, "ip link add eth0.1 type bridge")
+    setting = Sysctl("net/ipv4/conf/eth0.1/arp_notify", "1")
+
+    namespaces.inside(netns, setting.make)
+    assert namespaces.inside(netns, setting.find)
+
+    namespaces.shell(netns, f"sysctl -w {setting._replace(value='0')}")
+    assert not namespaces.inside(netns, setting.find)
+
+
+@pytest.mark.parametrize("path", ["net/ipv4/conf/nothing/arp_notify", "net/ipv4/ip_forward/beneath"])
+def test_what_there_is_not_is_none_and_cannot_be_made(path: str) -> None:
+    setting = Sysctl(path, "1")
+
+    assert sysctl.read(path) is None
+    assert not setting.find()
+    with pytest.raises(OSError) as caught:
+        setting.make()
+    assert caught.value.errno in (errno.ENOENT, errno.ENOTDIR)
+    assert f"sysctl -w {path.replace('/', '.')}=1: " in str(caught.value)
+
+
+def test_a_value_that_the_kernel_refuses_is_an_error_that_names_the_setting(netns: Path) -> None:
+    setting = Sysctl("net/ipv4/conf/lo/arp_notify", "a lot")
+
+    with pytest.raises(OSError) as caught:
+        namespaces.inside(netns, setting.make)
+
+    assert caught.value.errno == errno.EINVAL
+    assert str(caught.value).endswith("sysctl -w net.ipv4.conf.lo.arp_notify=a lot: Invalid argument")
+
+
+def test_a_setting_that_must_not_be_written_is_an_error_that_names_it() -> None:
+    """/proc/sys may be mounted read-only, as in a container."""
+    setting = Sysctl("kernel/osrelease", "7")
+
+    with pytest.raises(OSError) as caught:
+        setting.make()
+
+    assert caught.value.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    assert "sysctl -w kernel.osrelease=7: " in str(caught.value)
+
+
+@pytest.fixture
+def proc_sys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder in the place of /proc/sys, of a kernel of the test's own."""
+    monkeypatch.setattr(sysctl, "_ROOT", f"{tmp_path}/")
+    return tmp_path
+
+
+def test_a_kernel_without_ipv6_has_none_of_its_settings(proc_sys: Path) -> None:
+    forwarding = "net/ipv6/conf/all/forwarding"
+    assert sysctl.read(forwarding) is None
+
+    (proc_sys / forwarding).parent.mkdir(parents=True)
+    (proc_sys / forwarding).write_text("0\n")
+
+    assert sysctl.read(forwarding) == "0"
+
+
+def test_what_cannot_be_read_is_an_error(proc_sys: Path) -> None:
+    (proc_sys / "net").mkdir()
+
+    with pytest.raises(OSError) as caught:
+        sysctl.read("net")
+
+    assert caught.value.errno == errno.EISDIR
