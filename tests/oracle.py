@@ -10,7 +10,7 @@ and states as `ip` writes them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pyroute2 import IPRoute
@@ -123,25 +123,15 @@ def link(netns: Path | None, name: str) -> Link:
 def addresses(netns: Path | None, link: str) -> list[Address]:
     """Of one link, in the kernel's order (IPv4 first), without the IPv6 link-local ones."""
     names = _names(netns)
-    found = []
-    for message in _dump(netns, "get_addr"):
-        flags = message.get("IFA_FLAGS", message["flags"])
-        address = Address(
-            f"{message.get('IFA_LOCAL') or message.get('IFA_ADDRESS')}/{message['prefixlen']}",
-            names[message["index"]],
-            frozenset(name for bit, name in ADDRESS_FLAGS.items() if flags & bit),
-            SCOPES.get(message["scope"], str(message["scope"])),
-        )
-        if address.link == link and not address.interface.startswith("fe80:"):
-            found.append(address)
-    return found
+    found = [_address(message, names) for message in _dump(netns, "get_addr")]
+    return [address for address in found if address.link == link and not _is_link_local(address)]
 
 
 def broadcasts(netns: Path | None, link: str) -> dict[str, str]:
     """The broadcast address of each address of one link that has one: {"10.1.0.2/24": "10.1.0.255"}."""
     names = _names(netns)
     return {
-        f"{message.get('IFA_LOCAL')}/{message['prefixlen']}": message.get("IFA_BROADCAST")
+        _address(message, names).interface: message.get("IFA_BROADCAST")
         for message in _dump(netns, "get_addr")
         if names[message["index"]] == link and message.get("IFA_BROADCAST")
     }
@@ -150,54 +140,95 @@ def broadcasts(netns: Path | None, link: str) -> dict[str, str]:
 def routes(netns: Path | None, *, table: int = MAIN) -> list[Route]:
     """Of one table, both families, without those of multicast and link-local IPv6."""
     names = _names(netns)
-    found = []
-    for message in _dump(netns, "get_routes"):
-        metrics = message.get("RTA_METRICS")
-        anywhere = "::" if message["family"] == AF_INET6 else "0.0.0.0"
-        route = Route(
-            dst=f"{message.get('RTA_DST') or anywhere}/{message['dst_len']}",
-            link=names.get(message.get("RTA_OIF"), ""),
-            gateway=message.get("RTA_GATEWAY") or "",
-            src=message.get("RTA_PREFSRC") or "",
-            table=message.get("RTA_TABLE") or message["table"],
-            scope=SCOPES.get(message["scope"], str(message["scope"])),
-            kind=ROUTE_TYPES.get(message["type"], str(message["type"])),
-            priority=message.get("RTA_PRIORITY") or 0,
-            mtu=(metrics.get("RTAX_MTU") or 0) if metrics else 0,
-            advmss=(metrics.get("RTAX_ADVMSS") or 0) if metrics else 0,
-            protocol=message["proto"],
-        )
-        if route.table == table and not route.dst.startswith(("fe80:", "ff00:")):
-            found.append(route)
-    return found
+    found = [_route(message, names) for message in _dump(netns, "get_routes")]
+    return [route for route in found if route.table == table and not _is_the_kernels(route)]
 
 
 def neighbours(netns: Path | None) -> list[Neighbour]:
     """Of both families, without multicast."""
     names = _names(netns)
-    return [
-        Neighbour(
-            message.get("NDA_DST"), message.get("NDA_LLADDR") or "", names[message["ifindex"]], STATES[message["state"]]
-        )
-        for message in _dump(netns, "get_neighbours")
-        if message["ndm_type"] in (0, 1)  # unspecified, unicast
-    ]
+    return [_neighbour(message, names) for message in _dump(netns, "get_neighbours") if _is_unicast(message)]
 
 
 def fdb(netns: Path | None, bridge: str) -> list[FdbEntry]:
     """What `bridge` knows, without multicast groups."""
     names = _names(netns)
-    entries = [
-        FdbEntry(
-            message.get("NDA_LLADDR"),
-            names[message["ifindex"]],
-            names.get(message.get("NDA_MASTER"), ""),
-            STATES[message["state"]],
-        )
-        for message in _fdb(netns)
-        if not message["flags"] & NTF_SELF
-    ]
+    entries = [_fdb_entry(message, names) for message in _fdb(netns) if not message["flags"] & NTF_SELF]
     return [entry for entry in entries if entry.bridge == bridge]
+
+
+def everything(netns: Path | None) -> frozenset[object]:
+    """All of the above at once, by one socket: to compare two namespaces, or one before and after."""
+
+    def ask() -> list[list[Any]]:
+        with IPRoute() as route:
+            questions = (route.get_links, route.get_addr, route.get_routes, route.get_neighbours)
+            return [*[list(question()) for question in questions], list(route.fdb("dump"))]
+
+    links, addresses, routes, neighbours, entries = namespaces.inside(netns, ask)
+    by_index = {message["index"]: message for message in links}
+    names = {index: message.get("IFLA_IFNAME") for index, message in by_index.items()}
+    found: list[object] = [replace(_link(message, by_index), raw=None) for message in links]
+    found += [
+        (address, message.get("IFA_BROADCAST"))
+        for address, message in [(_address(message, names), message) for message in addresses]
+        if not _is_link_local(address)
+    ]
+    found += [route for route in [_route(message, names) for message in routes] if not _is_the_kernels(route)]
+    found += [_neighbour(message, names) for message in neighbours if _is_unicast(message)]
+    found += [_fdb_entry(message, names) for message in entries if not message["flags"] & NTF_SELF]
+    return frozenset(found)
+
+
+def _address(message: Any, names: Mapping[int, str]) -> Address:
+    flags = message.get("IFA_FLAGS", message["flags"])
+    return Address(
+        f"{message.get('IFA_LOCAL') or message.get('IFA_ADDRESS')}/{message['prefixlen']}",
+        names[message["index"]],
+        frozenset(name for bit, name in ADDRESS_FLAGS.items() if flags & bit),
+        SCOPES.get(message["scope"], str(message["scope"])),
+    )
+
+
+def _is_link_local(address: Address) -> bool:
+    return address.interface.startswith("fe80:")
+
+
+def _route(message: Any, names: Mapping[int, str]) -> Route:
+    metrics = message.get("RTA_METRICS")
+    anywhere = "::" if message["family"] == AF_INET6 else "0.0.0.0"
+    return Route(
+        dst=f"{message.get('RTA_DST') or anywhere}/{message['dst_len']}",
+        link=names.get(message.get("RTA_OIF"), ""),
+        gateway=message.get("RTA_GATEWAY") or "",
+        src=message.get("RTA_PREFSRC") or "",
+        table=message.get("RTA_TABLE") or message["table"],
+        scope=SCOPES.get(message["scope"], str(message["scope"])),
+        kind=ROUTE_TYPES.get(message["type"], str(message["type"])),
+        priority=message.get("RTA_PRIORITY") or 0,
+        mtu=(metrics.get("RTAX_MTU") or 0) if metrics else 0,
+        advmss=(metrics.get("RTAX_ADVMSS") or 0) if metrics else 0,
+        protocol=message["proto"],
+    )
+
+
+def _is_the_kernels(route: Route) -> bool:
+    """Whether the route is one of those that IPv6 has for itself on every link."""
+    return route.dst.startswith(("fe80:", "ff00:"))
+
+
+def _neighbour(message: Any, names: Mapping[int, str]) -> Neighbour:
+    mac = message.get("NDA_LLADDR") or ""
+    return Neighbour(message.get("NDA_DST"), mac, names[message["ifindex"]], STATES[message["state"]])
+
+
+def _is_unicast(message: Any) -> bool:
+    return message["ndm_type"] in (0, 1)  # unspecified, unicast
+
+
+def _fdb_entry(message: Any, names: Mapping[int, str]) -> FdbEntry:
+    bridge = names.get(message.get("NDA_MASTER"), "")
+    return FdbEntry(message.get("NDA_LLADDR"), names[message["ifindex"]], bridge, STATES[message["state"]])
 
 
 # --- encoding ---------------------------------------------------------------------------------------

@@ -122,7 +122,9 @@ class LinkAddress(NamedTuple):
         """Raises, when sent, EEXIST for an address that the link has already."""
         version = self.address.address.version
         flags = IFA_F_PERMANENT | (0 if self.dad or version == 4 else IFA_F_NODAD)
-        what = f"{_ip(version)} address add {self.address} dev {self.link}{' nodad' if flags & IFA_F_NODAD else ''}"
+        broadcast = " broadcast +" if version == 4 and self.address.length < 31 else ""
+        nodad = " nodad" if flags & IFA_F_NODAD else ""
+        what = f"{_ip(version)} address add {self.address}{broadcast} dev {self.link}{nodad}"
         return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, self._body(index, flags), what)
 
     def drop(self, index: int) -> Request:
@@ -208,7 +210,7 @@ class LinkRoute(NamedTuple):
     def _what(self, verb: str) -> str:
         told = [_ip(self.dst.version), "route", verb, str(self.dst) if self.dst.length else "default"]
         told += ["via", str(self.gw)] if self.gw else []
-        told += ["dev", self.link]
+        told += ["dev", self.link, "proto", "static"]
         options = {
             "metric": self.priority or None,
             "table": self.table or None,

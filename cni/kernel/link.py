@@ -132,7 +132,8 @@ def find(nl: Socket, name: str) -> Link | None:
 def find_index(nl: Socket, index: int) -> Link | None:
     """The link of that index in the socket's namespace, or None. Raises NetlinkError."""
     body = _ifinfomsg(index) + u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-    message = nl.get(Request(RTM_GETLINK, 0, body, f"ip link show if{index}", fine=ABSENT))
+    # `ip link` takes no indexes, but its sister does.
+    message = nl.get(Request(RTM_GETLINK, 0, body, f"ip address show dev if{index}", fine=ABSENT))
     return Link.parse(message) if message else None
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 INDEXES = st.integers(1, 0x7FFFFFFF)
-PARSERS = {
+PARSERS: dict[str, Callable[[Message], object]] = {
     "link": Link.parse,
     "address": FoundAddress.parse,
     "route v4": lambda message: inet._parse_route(message, 4),
