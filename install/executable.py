@@ -72,7 +72,7 @@ run()
 """))'''
 
 HEADER = r"""#!/bin/sh
-# podwire: the network of pods, in one file. Behind this text lies a zip archive; `unzip -l` lists what is in it.
+# podwire: the network of pods, in one file. Behind this text lies a zip archive: `unzip -l` lists it, sources and all.
 first='@first@'
 tried= config=
 for python in @pythons@; do
@@ -230,17 +230,21 @@ def _compiled(one: Interpreter, modules: Mapping[str, Module]) -> bytes:
 
 
 def _assembled(members: Mapping[str, bytes], python: str | None) -> bytes:
-    """Header and archive. The header finds compiled members from the end, so that its own length doesn't matter."""
-    bare = _archive(b"", members)
+    """Header and archive.
+
+    Whoever edits the header by hand breaks nothing, since neither finds anything by counting from the beginning
+    of the file. (`unzip` remarks on bytes before the archive, and goes on.)
+    """
+    packed = _archive(members)
     places: dict[str, tuple[int, int]] = {}
-    with zipfile.ZipFile(io.BytesIO(bare)) as archive:
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         for name, content in members.items():
             if name.startswith(COMPILED):
                 start = archive.getinfo(name).header_offset + LOCAL_HEADER_BYTES + len(name) + 4
-                places[name.removeprefix(COMPILED)] = (start - len(bare), int.from_bytes(content[:4], "big"))
+                places[name.removeprefix(COMPILED)] = (start - len(packed), int.from_bytes(content[:4], "big"))
     first = FIRST.replace("@members@", json.dumps(places, separators=(",", ":")))
     header = HEADER.replace("@first@", first).replace("@pythons@", _pythons(places, python))
-    return _archive(header.encode("utf-8", "surrogateescape"), members)
+    return header.encode("utf-8", "surrogateescape") + packed
 
 
 def _pythons(tags: Iterable[str], python: str | None) -> str:
@@ -253,10 +257,9 @@ def _pythons(tags: Iterable[str], python: str | None) -> str:
     return " ".join(f"/usr/bin/python3.{minor}" for minor in sorted(members)[::-1] + sorted(others)[::-1])
 
 
-def _archive(prefix: bytes, members: Mapping[str, bytes]) -> bytes:
+def _archive(members: Mapping[str, bytes]) -> bytes:
     out = io.BytesIO()
-    out.write(prefix)
-    with zipfile.ZipFile(out, "a") as archive:
+    with zipfile.ZipFile(out, "w") as archive:
         for name, content in members.items():
             info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system = 3  # Unix, wherever it is built
