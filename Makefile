@@ -5,6 +5,10 @@
 PYTHON_VENV := .venv/bin/python
 SESSION := $(PYTHON_VENV) -m tests.session
 
+# In this order: what fails soonest comes first.
+QUICK := tests/unit tests/kernel
+SLOWER := $(wildcard tests/verbs tests/faults tests/node)
+
 .PHONY: help deps bin lint check test test-vm demo bench clean
 
 help: ## list these targets
@@ -23,11 +27,11 @@ lint: .need/lint .venv/ready ## ruff and mypy
 	$(PYTHON_VENV) -m mypy
 
 check: .need/check .venv/ready ## the quick tests: pure ones, and kernel objects (2 minutes)
-	$(SESSION) tests/unit tests/kernel -m "not slow"
+	$(SESSION) $(QUICK) -m "not slow"
 
 test: .need/test .venv/ready ## every test but test-vm's (under 25 minutes)
-	$(SESSION) tests --ignore=tests/vm
-	$(SESSION) tests/unit tests/kernel $(wildcard tests/verbs) -m "not slow" --twins
+	$(SESSION) $(QUICK) $(SLOWER)
+	$(SESSION) $(QUICK) tests/verbs -m "not slow" --twins
 
 test-vm: .need/test .venv/ready ## the tests that need another kernel
 	$(SESSION) tests/vm

@@ -18,6 +18,7 @@ conntrack                   conntrack                           TEST
 busybox-static              busybox                             TEST
 containerd                  containerd                          TEST
 runc                        runc                                TEST
+procps                      /usr/bin/kill                       TEST
 containernetworking-plugins /usr/lib/cni/bridge                 test bench
 '
 
