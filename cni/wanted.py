@@ -15,13 +15,14 @@ if TYPE_CHECKING:
     from typing import Protocol, Self
 
     from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
-    from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+    from cni.kernel.link import Bridge, BridgePort, Link, LinkUp, Veth
     from cni.kernel.netlink import Request, Socket
     from cni.kernel.sysctl import Sysctl
     from cni.spec.result import Interface, IPConfig, Result, Route
     from ipam.address import Interface as Prefixed
 
 _BASE32 = "0123456789abcdefghijklmnopqrstuv"
+_BASE32_DIGITS = frozenset(_BASE32)
 
 
 def fnv1a(data: bytes) -> int:
@@ -67,6 +68,16 @@ class Key(NamedTuple):
         return "pw" + "".join([_BASE32[value >> shift & 31] for shift in range(60, -1, -5)])
 
 
+def is_tag(text: str) -> bool:
+    """Whether it can be what a key's `tag` is."""
+    return len(text) == 15 and text.startswith("pw") and _BASE32_DIGITS.issuperset(text[2:])
+
+
+def hash_of(tag: str) -> int:
+    """The hash of the key that the tag was made of."""
+    return int(tag[2:], len(_BASE32))
+
+
 class Delegation(NamedTuple):
     """What a record keeps of an attachment's IPAM, so that releasing needs no current configuration."""
 
@@ -76,13 +87,6 @@ class Delegation(NamedTuple):
     """The network configuration of the ADD, verbatim."""
     args: str
     """CNI_ARGS of the ADD, verbatim."""
-
-
-class Seen(NamedTuple):
-    """A link of the node that an attachment needs: as it is, or as it will be made."""
-
-    mac: str
-    mtu: int
 
 
 class Pod(NamedTuple):
@@ -97,8 +101,8 @@ class Pod(NamedTuple):
     host_mac: str
     ips: tuple[IPConfig, ...]
     routes: tuple[Route, ...]
-    seen: Mapping[str, Seen]
-    """The node's links that the features named in `needs`."""
+    seen: Mapping[str, Link]
+    """The node's links that the features named in `needs`: as they are or, with index 0, as they will be made."""
 
 
 class Switch(NamedTuple):

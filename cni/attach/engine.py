@@ -23,7 +23,7 @@ from cni.kernel.netns import LostThreadError
 from cni.lean import NamedTuple, posix
 from cni.spec.errors import ALREADY_ATTACHED, CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CNIError
 from cni.spec.result import DNS, Result
-from cni.wanted import Key, Pod, Seen, Wanted
+from cni.wanted import Key, Pod, Wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -75,11 +75,13 @@ def add(node: Node, call: Call) -> Result:
                 # A result that the version can't hold is refused while there is nothing but the lease to undo.
                 _result(call, wanted, (), leased.dns)
                 now = node.records.write(now.planned(wanted))
-                switches = {switch.bridge.name: shared.ensure_switch(node, switch) for switch in wanted.switches}
-                seen = {name: Seen(found.mac, found.mtu) for name, found in switches.items()}
-                if any(found.mac != pod.seen[name].mac for name, found in seen.items()):
+                switches = {
+                    switch.bridge.name: shared.ensure_switch(node, switch, pod.seen[switch.bridge.name])
+                    for switch in wanted.switches
+                }
+                if any(found.mac != pod.seen[name].mac for name, found in switches.items()):
                     # Somebody else made the bridge a moment ago, and who seeds its MAC must know the true one.
-                    wanted = _wanted(call, pod._replace(seen=seen))
+                    wanted = _wanted(call, pod._replace(seen=switches))
                 reported = making.make(node, pod_side, call.key, wanted, switches)
                 result = _result(call, wanted, reported, leased.dns)
                 node.records.write(now.complete(wanted))
@@ -184,7 +186,11 @@ def remove(node: Node, old: Record) -> None:
     The record stays until all of it is gone.
     """
     if old.stage != record.LEAVING:
-        node.records.write(old.leaving())
+        try:
+            node.records.write(old.leaving())
+        except OSError:
+            # No room to say so, which is no reason to leave all else where it is: what counts is the record's end.
+            pass
     failures = _Failures()
     with failures:
         _delete_port(node, old.key)
@@ -329,6 +335,9 @@ def gc(node: Node, network: str, plugin: str, addresses: Addresses, valid: froze
         if (key.container_id, key.ifname) not in valid:
             with failures:
                 _collect(node, key)
+    for tag in node.records.half_written(network):
+        with failures, node.lock_of(tag):
+            node.records.discard(network, tag)
     with failures:
         addresses.gc(network, valid)
     failures.end()

@@ -10,10 +10,11 @@ from __future__ import annotations
 import errno
 
 from cni.attach.locks import Lock
-from cni.attach.record import Records, make_dirs, read_file, write_all
+from cni.attach.record import Records, make_dirs, read_file, unlink, write_all
 from cni.kernel.netlink import Socket
 from cni.kernel.netns import Netns
 from cni.lean import posix
+from cni.wanted import hash_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -59,7 +60,13 @@ class Node:
     def settle(self) -> None:
         """Waits for the helpers: for who lives on after a call. Those of a process that exits are reaped by another."""
         while self.helpers:
-            posix.waitpid(self.helpers.pop(), 0)
+            try:
+                posix.waitpid(self.helpers.pop(), 0)
+            except OSError as error:
+                # Who ignores SIGCHLD, by inheritance even, has its children reaped by the kernel, and hears so at
+                # the end of the last one.
+                if error.errno != errno.ECHILD:
+                    raise
 
     def prepare(self) -> None:
         """Makes sure of the state directory, and says in it which boot this is.
@@ -67,38 +74,55 @@ class Node:
         A process in another PID namespace has another process 1, so it has to take the stamp from here.
         """
         path = f"{self.run_dir}/boot"
-        if read_file(path) == self.boot.encode():
+        stamp = self.boot.encode()
+        if read_file(path) == stamp:
             return
         make_dirs(self.run_dir)
-        new = f"{path}.{posix.getpid()}"
-        fd = posix.open(new, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o644)
-        try:
-            write_all(fd, self.boot.encode())
-        finally:
-            posix.close(fd)
-        posix.rename(new, path)
+        with self._state_lock():
+            new = f"{path}.new"
+            try:
+                _write(new, stamp, 0o644)
+                posix.rename(new, path)
+            except BaseException:
+                unlink(new)
+                raise
 
     def lock(self, key: Key) -> Lock:
         """Keeps other calls for this attachment out. Taken before any other lock."""
-        return Lock(f"{self.run_dir}/attachments.lock", key.hash, f"attachment {key}")
+        return self._lock(key.hash, f"attachment {key}")
+
+    def lock_of(self, tag: str) -> Lock:
+        """The lock of the attachment that bears this tag, for who knows nothing else of it."""
+        return self._lock(hash_of(tag), f"the attachment of {tag}")
+
+    def _lock(self, place: int, what: str) -> Lock:
+        return Lock(f"{self.run_dir}/attachments.lock", place, what)
 
     def keep_before(self, sysctl: str, value: str) -> None:
         """Notes, once, what a setting of the node was before we changed it: for who takes us off the node again."""
         folder = f"{self.run_dir}/before"
-        new = f"{folder}/.{posix.getpid()}"
+        path = f"{folder}/{sysctl.replace('/', ':')}"
         make_dirs(folder)
-        fd = posix.open(new, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
-        try:
-            write_all(fd, value.encode())
-        finally:
-            posix.close(fd)
-        try:
-            posix.link(new, f"{folder}/{sysctl.replace('/', ':')}")
-        except OSError as error:
-            if error.errno != errno.EEXIST:
-                raise
-        finally:
-            posix.unlink(new)
+        with self._state_lock():
+            # An empty note is one whose writer died at it, so before it changed anything.
+            if not read_file(path):
+                try:
+                    _write(path, value.encode(), 0o600)
+                except BaseException:
+                    unlink(path)
+                    raise
+
+    def _state_lock(self) -> Lock:
+        """For what is written once in a boot: by processes, and threads, that may all come at once."""
+        return Lock(f"{self.run_dir}/shared.lock", 0, "the state directory")
+
+
+def _write(path: str, data: bytes, mode: int) -> None:
+    fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, mode)
+    try:
+        write_all(fd, data)
+    finally:
+        posix.close(fd)
 
 
 def boot_stamp() -> str:

@@ -23,7 +23,7 @@ from cni.kernel.netns import is_netns
 from cni.kernel.sysctl import Sysctl
 from cni.lean import JSONError, NamedTuple, dumps, loads, posix
 from cni.spec.errors import INVALID_ENVIRONMENT, CNIError
-from cni.wanted import Delegation, Key, Switch, Wanted
+from cni.wanted import Delegation, Key, Switch, Wanted, is_tag
 from ipam.address import Address, Network
 from ipam.address import Interface as Prefixed
 
@@ -160,13 +160,14 @@ def _object_from_json(value: list[Any]) -> Any:
     return kind(*_parsed(parsers, value[1:]))
 
 
-def to_json(record: Record, boot: str) -> str:
-    groups = {}
-    for name in _GROUPS:
-        things = getattr(record.wanted, name)
-        if things:
-            groups[name] = [_object_to_json(thing) for thing in things]
-    return dumps(
+def objects_to_json(wanted: Wanted) -> str:
+    groups = {name: [_object_to_json(thing) for thing in getattr(wanted, name)] for name in _GROUPS}
+    return dumps({name: things for name, things in groups.items() if things})
+
+
+def to_json(record: Record, boot: str, objects: str | None = None) -> str:
+    """`objects` is what `objects_to_json` made of the record's, for who has it already."""
+    head = dumps(
         {
             "format": _FORMAT,
             "boot": boot,
@@ -174,9 +175,9 @@ def to_json(record: Record, boot: str) -> str:
             "key": record.key,
             "netns": [record.netns, record.device, record.inode, record.cookie],
             "delegation": record.delegation,
-            "objects": groups,
         }
     )
+    return f'{head[:-1]}, "objects": {objects_to_json(record.wanted) if objects is None else objects}}}'
 
 
 def from_json(data: bytes, boot: str) -> Record | None:
@@ -215,6 +216,8 @@ class Records:
     def __init__(self, run_dir: str, boot: str) -> None:
         self._root = f"{run_dir}/attachments"
         self._boot = boot
+        self._objects: tuple[Wanted, str] = (Wanted(), "{}")
+        """The objects that were written last, and their JSON: what is planned is complete a moment later."""
 
     def path(self, key: Key) -> str:
         name = f"{key.container_id}@{key.ifname}@{key.plugin}.json"
@@ -231,8 +234,11 @@ class Records:
 
     def write(self, record: Record) -> Record:
         """Puts the record in the place of the one before, at once."""
+        if record.wanted is not self._objects[0]:
+            self._objects = record.wanted, objects_to_json(record.wanted)
+        content = to_json(record, self._boot, self._objects[1]).encode()
         path = self.path(record.key)
-        new = self._half_written(record.key)
+        new = self._half_written(record.key.network, record.key.tag)
         flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
         try:
             fd = posix.open(new, flags, 0o600)
@@ -243,7 +249,7 @@ class Records:
             fd = posix.open(new, flags, 0o600)
         try:
             try:
-                write_all(fd, to_json(record, self._boot).encode())
+                write_all(fd, content)
             finally:
                 posix.close(fd)
             posix.rename(new, path)
@@ -255,10 +261,19 @@ class Records:
     def remove(self, key: Key) -> None:
         """With what a writer that died left half done; none there is fine."""
         unlink(self.path(key))
-        unlink(self._half_written(key))
+        self.discard(key.network, key.tag)
 
-    def _half_written(self, key: Key) -> str:
-        return f"{self._root}/{key.network}/.{key.tag}"
+    def half_written(self, network: str) -> list[str]:
+        """The tags of records that are being written, or whose writers have died at it."""
+        names = listdir(f"{self._root}/{network}")
+        return [name[1:] for name in names if name.startswith(".") and is_tag(name[1:])]
+
+    def discard(self, network: str, tag: str) -> None:
+        """Removes a record that was left half written."""
+        unlink(self._half_written(network, tag))
+
+    def _half_written(self, network: str, tag: str) -> str:
+        return f"{self._root}/{network}/.{tag}"
 
     def of_network(self, network: str) -> Iterator[Record]:
         """The readable records of one network."""

@@ -20,7 +20,7 @@ from cni.kernel.link import Bridge, Link, LinkUp
 from cni.kernel.netlink import NetlinkError
 from cni.kernel.sysctl import Sysctl, read
 from cni.spec.errors import CONFLICT, CNIError
-from cni.wanted import Seen, Switch, fnv1a
+from cni.wanted import Switch, fnv1a
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,25 +33,25 @@ _ETHERNET_MTU: Final = 1500
 _LINK_LOCAL_V6: Final = 0xFE80 << 112, 10
 
 
-def look(node: Node, bridge: Bridge) -> Seen:
+def look(node: Node, bridge: Bridge) -> Link:
     """The bridge as it is or, where there is none, as it will be made. Raises CNIError where it can't be used."""
     found = bridge.find(node.nl)
     if found:
         _require_bridge(found)
-        return Seen(found.mac, found.mtu)
+        return found
     # The same for all who ask during this boot, since fifty first pods may come at once; and another on every
     # node, since bridges of several nodes may share a wire.
     hashed = fnv1a(f"{node.boot}\n{bridge.name}".encode()).to_bytes(8, "big")
-    return Seen(bytes([0x02, *hashed[:5]]).hex(":"), bridge.mtu or _ETHERNET_MTU)
+    mac = bytes([0x02, *hashed[:5]]).hex(":")
+    return Link(name=bridge.name, kind="bridge", mac=mac, mtu=bridge.mtu or _ETHERNET_MTU)
 
 
-def ensure_switch(node: Node, switch: Switch) -> Link:
-    """The bridge, up, with its gateway addresses. Raises CNIError, NetlinkError, OSError."""
-    found = switch.bridge.find(node.nl)
-    if not (found and found.up):
+def ensure_switch(node: Node, switch: Switch, seen: Link) -> Link:
+    """The bridge, up, with its gateway addresses; `seen` is what `look` found. Raises CNIError, OSError."""
+    found = seen
+    if not (found.ifindex and found.up):
         with _lock(node, switch):
             found = _make(node, switch.bridge)
-    _require_bridge(found)
     if found.mtu < switch.bridge.mtu:
         node.nl.do(links.set_mtu(found.ifindex, found.name, switch.bridge.mtu))
     for gateway in switch.gateways:

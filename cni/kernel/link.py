@@ -83,19 +83,20 @@ def _mac(value: str) -> bytes:
 class Link(NamedTuple):
     """A device as the kernel describes it."""
 
-    ifindex: int
     name: str
     kind: str
     """"veth", "bridge", …; "" for physical ones and lo."""
     mac: str
     mtu: int
-    up: bool
-    master: int
+    ifindex: int = 0
+    """0: it does not exist (yet)."""
+    up: bool = False
+    master: int = 0
     """Index of the bridge whose port this is; 0 for none."""
-    alias: str
-    hairpin: bool
-    isolated: bool
-    peer: int
+    alias: str = ""
+    hairpin: bool = False
+    isolated: bool = False
+    peer: int = 0
     """Of a veth: the index of the other end, in the other end's namespace."""
 
     @classmethod

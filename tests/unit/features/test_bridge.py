@@ -9,12 +9,12 @@ import pytest
 
 from cni.features.bridge import BridgeFeature
 from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
-from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+from cni.kernel.link import Bridge, BridgePort, Link, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
 from cni.spec.errors import CNIError
 from cni.spec.netconf import NetConf
 from cni.spec.result import Interface, IPConfig, Route
-from cni.wanted import Key, Pod, Seen
+from cni.wanted import Key, Pod
 from ipam.address import Address, Network
 from ipam.address import Interface as Prefixed
 
@@ -53,7 +53,7 @@ def route(dst: str, gw: str = "", **how: Any) -> Route:
 
 def wanted(*ips: IPConfig, routes: tuple[Route, ...] = (), bridge_mtu: int = 1500, **keys: object) -> Wanted:
     """For a pod with these addresses, on a bridge br0."""
-    seen = {"br0": Seen(BRIDGE_MAC, bridge_mtu)}
+    seen = {"br0": Link("br0", "bridge", BRIDGE_MAC, bridge_mtu)}
     pod = Pod(KEY, "/run/netns/a", "eth0", KEY.tag, MAC, HOST_MAC, ips, routes, seen)
     return feature(bridge="br0", **keys).wanted(pod)
 
