@@ -87,6 +87,18 @@ def _use_twins() -> None:
     assert lean.posix is os, "cni.lean was imported before its twins could be put in place"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--twins"):
+        # An executable that is started chooses for itself; the twins are only in this process.
+        started = [item for item in items if "executables" in _fixtures(item) and "in_process" not in _fixtures(item)]
+        config.hook.pytest_deselected(items=started)
+        items[:] = [item for item in items if item not in started]
+
+
+def _fixtures(item: pytest.Item) -> set[str]:
+    return set(getattr(item, "fixturenames", ()))
+
+
 def pytest_report_header(config: pytest.Config) -> str:
     parts = "public twins" if config.getoption("--twins") else "built-in parts"
     return f"session: {'root' if session.has_root() else 'rootless'}, Linux {os.uname().release}, cni.lean on {parts}"
