@@ -158,7 +158,10 @@ def fdb(netns: Path | None, bridge: str) -> list[FdbEntry]:
 
 
 def everything(netns: Path | None) -> frozenset[object]:
-    """All of the above at once, by one socket: to compare two namespaces, or one before and after."""
+    """All of the above at once, by one socket: to compare two namespaces, or one before and after.
+
+    Without what a bridge learned: that comes and goes with the traffic.
+    """
 
     def ask() -> list[list[Any]]:
         with IPRoute() as route:
@@ -176,7 +179,8 @@ def everything(netns: Path | None) -> frozenset[object]:
     ]
     found += [route for route in [_route(message, names) for message in routes] if not _is_the_kernels(route)]
     found += [_neighbour(message, names) for message in neighbours if _is_unicast(message)]
-    found += [_fdb_entry(message, names) for message in entries if not message["flags"] & NTF_SELF]
+    kept = [_fdb_entry(message, names) for message in entries if not message["flags"] & NTF_SELF]
+    found += [entry for entry in kept if entry.state in ("noarp", "permanent")]
     return frozenset(found)
 
 

@@ -19,72 +19,79 @@ ADDRESSES = ("10.0.0.9", "fd00::9")
 
 
 @pytest.fixture
-def br0(nl: Socket, bridge: Link) -> int:
-    """The index of a bridge with addresses of both families: the node's, where the pods' neighbours are kept."""
+def eth0(netns: Path, nl: Socket) -> int:
+    """The index of one end of a veth, with addresses of both families.
+
+    Both ends are up: a link that finds that it has no carrier forgets its neighbours, and it may find that late.
+    """
+    with Netns(str(netns)) as there:
+        nl.do(link.Veth("peer0", "02:00:00:00:00:02", "eth0", "02:00:00:00:00:03", 0).make(there.fd, 0))
+    index = link.need(nl, "eth0").ifindex
+    nl.do(link.LinkUp("eth0").make(index))
     for interface in ("10.0.0.1/24", "fd00::1/64"):
-        nl.do(LinkAddress("br0", Interface.parse(interface)).make(bridge.ifindex))
-    return bridge.ifindex
+        nl.do(LinkAddress("eth0", Interface.parse(interface)).make(index))
+    return index
 
 
 def at(address: str, mac: str = MAC) -> Neighbour:
-    return Neighbour("br0", Address.parse(address), mac)
+    return Neighbour("eth0", Address.parse(address), mac)
 
 
 # --- neighbours -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_a_neighbour_is_reachable_until_it_is_dropped(netns: Path, nl: Socket, br0: int, address: str) -> None:
+def test_a_neighbour_is_reachable_until_it_is_dropped(netns: Path, nl: Socket, eth0: int, address: str) -> None:
     wanted = at(address)
-    assert not wanted.find(nl, br0)
+    assert not wanted.find(nl, eth0)
 
-    nl.do(wanted.make(br0))
+    nl.do(wanted.make(eth0))
 
-    assert oracle.neighbours(netns) == [oracle.Neighbour(address, MAC, "br0", "reachable")]
-    assert wanted.find(nl, br0)
-    assert not at(address, OTHER).find(nl, br0)
+    assert oracle.neighbours(netns) == [oracle.Neighbour(address, MAC, "eth0", "reachable")]
+    assert wanted.find(nl, eth0)
+    assert not at(address, OTHER).find(nl, eth0)
 
-    nl.do(wanted.drop(br0))
-    nl.do(wanted.drop(br0))
+    nl.do(wanted.drop(eth0))
+    nl.do(wanted.drop(eth0))
 
     assert oracle.neighbours(netns) == []
-    assert not wanted.find(nl, br0)
+    assert not wanted.find(nl, eth0)
 
 
 @pytest.mark.parametrize("left", ["nud permanent", "nud stale", "nud noarp"])
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_a_neighbour_replaces_what_an_earlier_holder_left(
-    netns: Path, nl: Socket, br0: int, address: str, left: str
+    netns: Path, nl: Socket, eth0: int, address: str, left: str
 ) -> None:
-    namespaces.shell(netns, f"ip neighbour add {address} lladdr {OTHER} dev br0 {left}")
+    namespaces.shell(netns, f"ip neighbour add {address} lladdr {OTHER} dev eth0 {left}")
 
-    nl.do(at(address).make(br0))
+    nl.do(at(address).make(eth0))
 
-    assert oracle.neighbours(netns) == [oracle.Neighbour(address, MAC, "br0", "reachable")]
+    assert oracle.neighbours(netns) == [oracle.Neighbour(address, MAC, "eth0", "reachable")]
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_a_permanent_neighbour_can_be_dropped_too(netns: Path, nl: Socket, br0: int, address: str) -> None:
-    namespaces.shell(netns, f"ip neighbour add {address} lladdr {MAC} dev br0 nud permanent")
-    assert at(address).find(nl, br0)
+def test_a_permanent_neighbour_can_be_dropped_too(netns: Path, nl: Socket, eth0: int, address: str) -> None:
+    namespaces.shell(netns, f"ip neighbour add {address} lladdr {MAC} dev eth0 nud permanent")
+    assert at(address).find(nl, eth0)
 
-    nl.do(at(address).drop(br0))
+    nl.do(at(address).drop(eth0))
 
     assert oracle.neighbours(netns) == []
 
 
-def test_a_neighbour_that_did_not_answer_is_not_found(netns: Path, nl: Socket, br0: int) -> None:
-    namespaces.shell(netns, "ip neighbour add 10.0.0.9 dev br0 nud failed")
+def test_a_neighbour_that_did_not_answer_is_not_found(netns: Path, nl: Socket, eth0: int) -> None:
+    namespaces.shell(netns, "ip neighbour add 10.0.0.9 dev eth0 nud failed")
 
     assert [one.state for one in oracle.neighbours(netns)] == ["failed"]
-    assert not at("10.0.0.9").find(nl, br0)
+    assert not at("10.0.0.9").find(nl, eth0)
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_a_link_that_is_gone_has_no_neighbours_and_none_can_be_given(nl: Socket, address: str) -> None:
     assert not at(address).find(nl, 999)
     nl.do(at(address).drop(999))
-    with pytest.raises(NetlinkError, match=f"^ip neighbour replace {address} lladdr {MAC} dev br0 nud reachable: "):
+    with pytest.raises(NetlinkError, match=f"^ip neighbour replace {address} lladdr {MAC} dev eth0 nud reachable: "):
         nl.do(at(address).make(999))
 
 

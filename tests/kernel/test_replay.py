@@ -14,7 +14,7 @@ from cni.kernel.netlink import Message, Request, Socket
 from cni.kernel.netns import Netns
 from ipam.address import Address, Interface, Network
 from tests import namespaces, oracle
-from tests.kernel.conftest import BRIDGE, VETH
+from tests.kernel import furniture
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,9 +26,10 @@ BR0, PORT0, ETH0 = 2, 4, 3
 
 
 def furnish(netns: Path) -> None:
-    with namespaces.inside(netns, Socket) as nl, Netns(str(netns)) as there:
-        nl.do(BRIDGE.make(), VETH.make(there.fd, BR0), LinkUp("br0").make(BR0), LinkUp("eth0").make(ETH0))
-        assert [link.need(nl, name).ifindex for name in ("br0", "port0", "eth0")] == [BR0, PORT0, ETH0]
+    with namespaces.inside(netns, Socket) as nl:
+        port = furniture.make_port(nl, netns, furniture.make_bridge(nl))
+        assert (port.master, port.ifindex, port.peer) == (BR0, PORT0, ETH0)
+        nl.do(LinkUp("eth0").make(ETH0))
         nl.do(LinkAddress("br0", Interface.parse("10.0.0.1/24")).make(BR0))
         nl.do(LinkAddress("br0", Interface.parse("fd00::1/64")).make(BR0))
 
@@ -44,7 +45,7 @@ OVER_BR0 = [
     LinkRoute("br0", Network.parse("fd08::/48")),
     LinkRoute("br0", Network.parse("fd09::/48"), FAR, 1400, 1300, 7, 77),
 ]
-SEEDS = [Neighbour("br0", Address.parse(one), MAC) for one in ("10.0.0.9", "fd00::9")]
+SEEDS = [Neighbour("eth0", Address.parse(one), MAC) for one in ("10.0.0.9", "fd00::9")]
 ENTRY = FdbEntry("port0", MAC)
 
 REQUESTS: dict[str, list[Request]] = {
@@ -55,7 +56,7 @@ REQUESTS: dict[str, list[Request]] = {
     "mtu": [link.set_mtu(PORT0, "port0", 1400)],
     "addresses": [one.make(ETH0) for one in ON_ETH0] + [one.drop(ETH0) for one in ON_ETH0],
     "routes": [one.make(BR0) for one in OVER_BR0] + [one.drop(BR0) for one in OVER_BR0],
-    "neighbours": [one.make(BR0) for one in SEEDS] + [one.drop(BR0) for one in SEEDS],
+    "neighbours": [one.make(ETH0) for one in SEEDS] + [one.drop(ETH0) for one in SEEDS],
     "fdb entry": [ENTRY.make(PORT0), ENTRY.drop(PORT0)],
 }
 """Each goes to one kernel as a message, and to another as a command."""
@@ -134,7 +135,7 @@ QUESTIONS: dict[str, tuple[Callable[[Any], object], str]] = {
     "routes": (lambda nl: inet.routes(nl, 4, BR0), "10.0.0.0/24"),
     "routes v6": (lambda nl: inet.routes(nl, 6, BR0), "fd00::/64"),
     "advertised": (inet.advertised_links, ""),
-    "neighbour": (lambda nl: SEEDS[0].find(nl, BR0), f"10.0.0.9 dev br0 lladdr {MAC} REACHABLE"),
+    "neighbour": (lambda nl: SEEDS[0].find(nl, ETH0), f"10.0.0.9 dev eth0 lladdr {MAC} REACHABLE"),
     "fdb entry": (lambda nl: ENTRY.find(nl, PORT0), f"{MAC} dev port0 master br0 static"),
 }
 
@@ -142,7 +143,7 @@ QUESTIONS: dict[str, tuple[Callable[[Any], object], str]] = {
 def test_a_question_can_be_asked_by_hand(netns: Path) -> None:
     furnish(netns)
     with namespaces.inside(netns, Socket) as nl:
-        nl.do(SEEDS[0].make(BR0), ENTRY.make(PORT0))
+        nl.do(SEEDS[0].make(ETH0), ENTRY.make(PORT0))
         for ask, told in QUESTIONS.values():
             overheard = Overheard(nl)
             ask(overheard)

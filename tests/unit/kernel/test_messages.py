@@ -89,8 +89,10 @@ def test_both_ends_of_a_veth_read_as_they_were_written(wanted: Veth, netns: int,
     info = netlink.attributes(netlink.attributes(body, 16)[link.IFLA_LINKINFO])
     far = netlink.attributes(info[link.IFLA_INFO_DATA])[link.VETH_INFO_PEER]
     peer = Link.parse(Message(16, 0, 0, far))
-    assert near[:7] == (0, wanted.name, "veth", wanted.mac, wanted.mtu, True, master)
-    assert peer[:7] == (0, wanted.peer, "", wanted.peer_mac, wanted.mtu, False, 0)
+    assert (near.name, near.kind, near.mac, near.mtu) == (wanted.name, "veth", wanted.mac, wanted.mtu)
+    assert (near.up, near.master) == (True, master)
+    assert (peer.name, peer.kind, peer.mac, peer.mtu) == (wanted.peer, "", wanted.peer_mac, wanted.mtu)
+    assert (peer.up, peer.master) == (False, 0)
     assert netlink.as_int(netlink.attributes(far, 16)[link.IFLA_NET_NS_FD]) == netns
 
 
