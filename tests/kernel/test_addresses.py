@@ -134,11 +134,11 @@ def flags_after(monitor: Socket, nl: Socket, index: int, wanted: LinkAddress, fl
 @pytest.fixture
 def eth0(netns: Path, nl: Socket, port: Link) -> Link:
     """The other end of the bridge's port, up; the detection goes quickly here."""
-    # A solicitation at once rather than within a second, and 10 ms for objections.
-    quick = "router_solicitation_delay=0 net.ipv6.conf.{0}.accept_dad=1"
     for name in ("eth0", "br0"):
-        namespaces.shell(netns, f"sysctl -qw net.ipv6.conf.{name}.{quick.format(name)}")
-        namespaces.shell(netns, f"sysctl -qw net.ipv6.neigh.{name}.retrans_time_ms=10")
+        conf, neigh = f"/proc/sys/net/ipv6/conf/{name}", f"/proc/sys/net/ipv6/neigh/{name}"
+        # A solicitation at once rather than within a second, and 10 ms for objections.
+        namespaces.shell(netns, f"echo 0 >{conf}/router_solicitation_delay; echo 10 >{neigh}/retrans_time_ms")
+        namespaces.shell(netns, f"echo 1 >{conf}/accept_dad")
     found = link.need(nl, "eth0")
     nl.do(LinkUp("eth0").make(found.ifindex))
     return found
