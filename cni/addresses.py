@@ -94,7 +94,7 @@ class Delegate:
         self._cni_version = cni_version
 
     def require(self) -> None:
-        """CNIError unless there is an executable. To be asked before an ADD: what never ran has nothing to take back."""
+        """CNIError unless there is an executable. Asked before an ADD: what never ran has nothing to take back."""
         from cni import invoke
 
         invoke.find(self.delegation.type, self._path)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from cni.attach import record, shared
 from cni.kernel import inet
 from cni.kernel import link as links
-from cni.kernel.inet import Neighbour
+from cni.kernel.inet import LinkRoute, Neighbour
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def differences(node: Node, sandbox: Sandbox, key: Key, prev: Result, old: Recor
     if old:
         missing += _of_record(node, sandbox, old)
     else:
-        missing += _routes_of_result(sandbox, key, prev)
+        missing += _routes_of_result(sandbox, prev)
     return list(dict.fromkeys(missing))
 
 
@@ -51,7 +51,7 @@ def missing_objects(nl: Socket, things: Iterable[LinkObject]) -> list[str]:
         index = indexes[thing.link]
         if not index:
             missing.append(f"interface {thing.link}")
-        elif not thing.find(nl, index):
+        elif not thing.find(nl, index) and not (isinstance(thing, LinkRoute) and thing.is_kept_out(nl, index)):
             missing.append(thing.make(index).what)
     return missing
 
@@ -78,14 +78,11 @@ def _of_result(sandbox: Sandbox, key: Key, prev: Result) -> list[str]:
     ]
 
 
-def _routes_of_result(sandbox: Sandbox, key: Key, prev: Result) -> list[str]:
+def _routes_of_result(sandbox: Sandbox, prev: Result) -> list[str]:
     """Routes of the result that nothing in the pod has: all there is to go by where no record lists them."""
-    found = links.find(sandbox.nl, key.ifname)
-    if not found:
-        return []
-    there = {version: inet.routes(sandbox.nl, version, found.ifindex) for version in (4, 6)}
+    there = {version: inet.routes(sandbox.nl, version) for version in (4, 6)}
     return [
-        f"route {route.dst}{f' via {route.gw}' if route.gw else ''} over {found.name}"
+        f"route {route.dst}{f' via {route.gw}' if route.gw else ''}"
         for route in prev.routes
         if not any(one.dst == route.dst and route.gw in (None, one.gw) for one in there[route.dst.version])
     ]

@@ -10,8 +10,8 @@ import errno
 from cni.attach import shared
 from cni.kernel import inet
 from cni.kernel import link as links
-from cni.kernel.inet import LinkAddress
-from cni.kernel.netlink import NetlinkError, Socket
+from cni.kernel.inet import FoundAddress, LinkAddress
+from cni.kernel.netlink import NetlinkError, Socket, messages
 from cni.lean import select, socket, time
 from cni.spec.errors import CONFLICT, TRY_AGAIN_LATER, CNIError
 from cni.spec.result import IPConfig
@@ -25,8 +25,9 @@ if TYPE_CHECKING:
     from cni.attach.sandbox import Sandbox
     from cni.kernel.link import Link, Veth
     from cni.wanted import Key, Wanted
+    from ipam.address import Interface
 
-_DAD_PATIENCE_S: Final = 10.0
+_ADDRESS_PATIENCE_S: Final = 10.0
 
 
 def make(node: Node, sandbox: Sandbox, key: Key, wanted: Wanted, switches: Mapping[str, Link]) -> tuple[IPConfig, ...]:
@@ -46,7 +47,21 @@ def make(node: Node, sandbox: Sandbox, key: Key, wanted: Wanted, switches: Mappi
     aliases = [links.set_alias(indexes[veth.name], veth.name, str(key)) for veth in wanted.veths]
     # On the node all of it hangs on our own port, or is a hint that may be wrong; so it goes in one datagram.
     node.nl.do(*aliases, *[thing.make(indexes[thing.link]) for thing in wanted.node])
+    for veth in wanted.veths:
+        _settle(node, indexes[veth.name], indexes.get(veth.master, 0))
     return reported
+
+
+def _settle(node: Node, port: int, bridge: int) -> None:
+    """Has the kernel see to it now that a new port, and a bridge that had none, forward.
+
+    It does so when its link watch gets around to them, and drops what comes before: a first packet, for which the
+    pod then waits a second. To be asked about a link makes it look at once (since Linux 6.8; others look when they
+    look, within milliseconds).
+    """
+    links.find_index(node.nl, port)
+    if bridge:
+        links.find_index(node.nl, bridge)
 
 
 def _make_veth(node: Node, sandbox: Sandbox, veth: Veth, master: int) -> Link:
@@ -78,7 +93,7 @@ def make_in_pod(sandbox: Sandbox, wanted: Wanted, known: Mapping[str, int]) -> t
 
     Together, because whatever fails there, all of it goes with the veth.
     """
-    watched = [thing for thing in wanted.pod if isinstance(thing, LinkAddress) and thing.dad]
+    watched = [thing for thing in wanted.pod if isinstance(thing, LinkAddress) and thing.address.address.version == 6]
     news = None
     try:
         if wanted.tuning or watched:
@@ -92,7 +107,7 @@ def make_in_pod(sandbox: Sandbox, wanted: Wanted, known: Mapping[str, int]) -> t
             indexes[name] = index or links.need(sandbox.nl, name).ifindex
         sandbox.nl.do(*[thing.make(indexes[thing.link]) for thing in wanted.pod])
         if news:
-            _wait_for_dad(sandbox.nl, news, watched, indexes)
+            _wait_until_usable(sandbox.nl, news, watched, indexes)
     finally:
         if news:
             news.close()
@@ -104,40 +119,45 @@ def make_in_pod(sandbox: Sandbox, wanted: Wanted, known: Mapping[str, int]) -> t
     return tuple(reported)
 
 
-def _wait_for_dad(nl: Socket, news: Socket, wanted: list[LinkAddress], indexes: dict[str, int]) -> None:
-    """Until the kernel has found no duplicate of the IPv6 addresses. Woken by its news, never asleep."""
-    pending = [thing for thing in wanted if thing.address.address.version == 6]
+def _wait_until_usable(nl: Socket, news: Socket, wanted: list[LinkAddress], indexes: dict[str, int]) -> None:
+    """Until the kernel has announced the addresses, which are IPv6 ones. Woken by its news, never asleep.
+
+    It acknowledges an IPv6 address before it takes packets for it: a worker of its own does the rest, at once or, where
+    duplicates are to be looked for, after having waited for objections. A packet that comes before is lost, and TCP
+    then waits a second.
+    """
+    pending = {(indexes[thing.link], thing.address) for thing in wanted}
     poll = select.poll()
     poll.register(news.fileno(), select.POLLIN)
-    end = time.monotonic() + _DAD_PATIENCE_S
+    end = time.monotonic() + _ADDRESS_PATIENCE_S
     while pending:
-        for thing in list(pending):
-            found = [one for one in inet.addresses(nl, indexes[thing.link]) if one.address == thing.address]
-            if not found or found[0].flags & inet.IFA_F_DADFAILED:
-                raise CNIError(
-                    CONFLICT,
-                    f"address {thing.address} is in use by another host of the network",
-                    "duplicate address detection was answered; is the same subnet handed out elsewhere?",
-                )
-            if not found[0].flags & inet.IFA_F_TENTATIVE:
-                pending.remove(thing)
-        if pending and not poll.poll(max(0, int((end - time.monotonic()) * 1000))):
-            told = ", ".join([str(thing.address) for thing in pending])
+        if not poll.poll(max(0, int((end - time.monotonic()) * 1000))):
+            told = ", ".join(sorted([str(address) for _, address in pending]))
             raise CNIError(
                 TRY_AGAIN_LATER,
-                f"duplicate address detection of {told} did not end within {_DAD_PATIENCE_S:.0f} s",
-                "does the bridge forward, and have the veth's ends a carrier?",
+                f"{told} could not be used within {_ADDRESS_PATIENCE_S:.0f} s",
+                "duplicate address detection, if asked for, needs a bridge that forwards",
             )
-        _read_away(news)
+        for found in _announced(nl, news, pending):
+            if found.flags & inet.IFA_F_DADFAILED:
+                raise CNIError(
+                    CONFLICT,
+                    f"address {found.address} is in use by another host of the network",
+                    "duplicate address detection was answered; is the same subnet handed out elsewhere?",
+                )
+            if not found.flags & inet.IFA_F_TENTATIVE:
+                pending.discard((found.ifindex, found.address))
 
 
-def _read_away(news: Socket) -> None:
-    """What the news say is asked of the kernel afterwards, so it may be lost too (ENOBUFS)."""
-    while True:
-        try:
-            news.receive(flags=socket.MSG_DONTWAIT)
-        except OSError as error:
-            if error.errno == errno.EAGAIN:
-                return
-            if error.errno != errno.ENOBUFS:
-                raise
+def _announced(nl: Socket, news: Socket, pending: set[tuple[int, Interface]]) -> list[FoundAddress]:
+    """The pending addresses that the news tell of; all there are, should some of the news be lost."""
+    try:
+        told = messages(news.receive(flags=socket.MSG_DONTWAIT))
+        found = [FoundAddress.parse(message) for message in told if message.type == inet.RTM_NEWADDR]
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            return []
+        if error.errno != errno.ENOBUFS:
+            raise
+        found = [one for index in {index for index, _ in pending} for one in inet.addresses(nl, index)]
+    return [one for one in found if (one.ifindex, one.address) in pending]

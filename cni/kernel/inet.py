@@ -55,6 +55,7 @@ RTA_TABLE: Final = 15
 RTAX_MTU: Final = 2
 RTAX_ADVMSS: Final = 8
 RT_TABLE_MAIN: Final = 254
+IP6_RT_PRIO_USER: Final = 1024  # linux/ipv6_route.h
 RT_SCOPE_UNIVERSE: Final = 0
 RT_SCOPE_LINK: Final = 253
 RTPROT_STATIC: Final = 4
@@ -232,6 +233,15 @@ class LinkRoute(NamedTuple):
     def find(self, nl: Socket, index: int) -> bool:
         return any(self.matches(found) for found in routes(nl, self.dst.version, index))
 
+    def is_kept_out(self, nl: Socket, index: int) -> bool:
+        """Whether a route over another link has the place of this one, so that `make` left it at that."""
+        usual = IP6_RT_PRIO_USER if self.dst.version == 6 else 0
+        return any(
+            (found.dst, found.table, found.priority) == (self.dst, self._table, self.priority or usual)
+            for found in routes(nl, self.dst.version)
+            if found.link != f"if{index}"
+        )
+
     def matches(self, found: LinkRoute) -> bool:
         """Whether `found` is this route in everything that this one asks for."""
         return (
@@ -244,17 +254,14 @@ class LinkRoute(NamedTuple):
         )
 
 
-def routes(nl: Socket, version: int, index: int) -> list[LinkRoute]:
-    """The unicast routes over one link, of all tables. Named `if<index>`; empty where the kernel lacks the family."""
-    body = _RTMSG.pack(FAMILY[version], 0, 0, 0, 0, 0, 0, RTN_UNICAST, 0) + u32(RTA_OIF, index)
-    request = Request(
-        RTM_GETROUTE, 0, body, f"{_ip(version)} route show table all dev if{index}", fine=ABSENT | NO_FAMILY
-    )
-    return [
-        route
-        for route in (_parse_route(message, version) for message in nl.dump(request))
-        if route and route.link == f"if{index}"
-    ]
+def routes(nl: Socket, version: int, index: int = 0) -> list[LinkRoute]:
+    """The unicast routes over one link (0: over any), of all tables. Named `if<index>`; empty where the kernel lacks
+    the family."""
+    body = _RTMSG.pack(FAMILY[version], 0, 0, 0, 0, 0, 0, RTN_UNICAST, 0) + (u32(RTA_OIF, index) if index else b"")
+    what = f"{_ip(version)} route show table all{f' dev if{index}' if index else ''}"
+    request = Request(RTM_GETROUTE, 0, body, what, fine=ABSENT | NO_FAMILY)
+    found = [_parse_route(message, version) for message in nl.dump(request)]
+    return [route for route in found if route and (not index or route.link == f"if{index}")]
 
 
 def advertised_links(nl: Socket) -> frozenset[int]:

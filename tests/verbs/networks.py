@@ -9,11 +9,14 @@ import json
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from tests.calls import Exec
+
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.calls import Caller, Outcome
 
+OURS = ("bridge", "loopback", "host-local")
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
 
@@ -65,6 +68,12 @@ class Network:
         """A GC that leaves these (pod, interface name)."""
         attachments = [{"containerID": pod, "ifname": ifname} for pod, ifname in valid]
         return self.but(**{"cni.dev/valid-attachments": attachments}).call("GC", **how)
+
+    def chained(self, kind: str, before: dict[str, Any], **keys: Any) -> Network:
+        """The plugin `kind` behind this network's, which left the result `before`."""
+        header = {key: self.config[key] for key in ("cniVersion", "name")}
+        plugin = self.plugin if kind in OURS else Exec(self.plugin.path, self.plugin.run_dir, self.plugin.container_id)
+        return replace(self, plugin=plugin, config={**header, "type": kind, "prevResult": before, **keys})
 
     @property
     def reserved(self) -> dict[str, str]:
