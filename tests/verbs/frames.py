@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 from typing import TYPE_CHECKING, NamedTuple
@@ -56,7 +57,7 @@ class Tap:
         self._socket.send(_mac(frame.target) + _mac(frame.source) + struct.pack("!H", frame.ethertype) + frame.payload)
 
     def seen(self) -> list[Frame]:
-        """What arrived since the last look, both ways where the link is the node's own end."""
+        """What arrived since the last look."""
         found = []
         while True:
             try:
@@ -65,6 +66,13 @@ class Tap:
                 return found
             if kind != PACKET_OUTGOING:
                 found.append(Frame(data[:6].hex(":"), data[6:12].hex(":"), *struct.unpack("!H", data[12:14]), data[14:]))
+
+    def awaited(self, ethertype: int, count: int = 1, timeout: float = 2.0) -> list[Frame]:
+        """The next `count` frames of a type; fewer where no more come in time."""
+        found: list[Frame] = []
+        while len(found) < count and select.select([self._socket], [], [], timeout)[0]:
+            found += [frame for frame in self.seen() if frame.ethertype == ethertype]
+        return found
 
 
 def router_advertisement(mac: str, router: str, lifetime_s: int = 1800) -> Frame:
