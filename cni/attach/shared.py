@@ -39,11 +39,17 @@ def look(node: Node, bridge: Bridge) -> Link:
     if found:
         _require_bridge(found)
         return found
-    # The same for all who ask during this boot, since fifty first pods may come at once; and another on every
-    # node, since bridges of several nodes may share a wire.
-    hashed = fnv1a(f"{node.boot}\n{bridge.name}".encode()).to_bytes(8, "big")
-    mac = bytes([0x02, *hashed[:5]]).hex(":")
-    return Link(name=bridge.name, kind="bridge", mac=mac, mtu=bridge.mtu or _ETHERNET_MTU)
+    return Link(name=bridge.name, kind="bridge", mac=_own_mac(node, bridge.name), mtu=bridge.mtu or _ETHERNET_MTU)
+
+
+def _own_mac(node: Node, name: str) -> str:
+    """The MAC that a bridge of ours has.
+
+    The same for all who ask during this boot, since fifty first pods may come at once; and another on every node,
+    since bridges of several nodes may share a wire.
+    """
+    hashed = fnv1a(f"{node.boot}\n{name}".encode()).to_bytes(8, "big")
+    return bytes([0x02, *hashed[:5]]).hex(":")
 
 
 def ensure_switch(node: Node, switch: Switch, seen: Link) -> Link:
@@ -54,6 +60,10 @@ def ensure_switch(node: Node, switch: Switch, seen: Link) -> Link:
             found = _make(node, switch.bridge)
     if found.mtu < switch.bridge.mtu:
         node.nl.do(links.set_mtu(found.ifindex, found.name, switch.bridge.mtu))
+    if found.mac != _own_mac(node, found.name):
+        # Somebody else's bridge may follow its ports, so that ours would change the MAC that pods are told. One whose
+        # MAC was set, if only to what it is, keeps it.
+        node.nl.do(links.set_mac(found.ifindex, found.name, found.mac))
     for gateway in switch.gateways:
         address = LinkAddress(found.name, gateway)
         try:
@@ -61,9 +71,10 @@ def ensure_switch(node: Node, switch: Switch, seen: Link) -> Link:
         except NetlinkError as error:
             if error.errno != errno.EEXIST:
                 raise
-        else:
-            with _lock(node, switch):
-                _replace_stale(node, switch, found, address)
+            if not address.is_longer_or_shorter(node.nl, found.ifindex):
+                continue
+        with _lock(node, switch):
+            _replace_stale(node, switch, found, address)
     return found
 
 

@@ -139,6 +139,14 @@ class LinkAddress(NamedTuple):
             for found in addresses(nl, index)
         )
 
+    def is_longer_or_shorter(self, nl: Socket, index: int) -> bool:
+        """Whether the link has this IPv6 address with another prefix: reason enough for the kernel to say EEXIST."""
+        ip, length = self.address
+        body = _IFADDRMSG.pack(FAMILY[ip.version], 0, 0, 0, index) + attribute(IFA_ADDRESS, ip.packed)
+        what = f"{_ip(ip.version)} address show to {ip} dev {self.link}"
+        message = nl.get(Request(RTM_GETADDR, 0, body, what, fine=ABSENT)) if ip.version == 6 else None
+        return bool(message and FoundAddress.parse(message).address.length != length)
+
 
 class FoundAddress(NamedTuple):
     """An address as the kernel describes it."""

@@ -173,6 +173,12 @@ def set_mtu(index: int, name: str, mtu: int) -> Request:
     return Request(RTM_SETLINK, 0, _ifinfomsg(index) + u32(IFLA_MTU, mtu), f"ip link set {name} mtu {mtu}")
 
 
+def set_mac(index: int, name: str, mac: str) -> Request:
+    return Request(
+        RTM_SETLINK, 0, _ifinfomsg(index) + attribute(IFLA_ADDRESS, _mac(mac)), f"ip link set {name} address {mac}"
+    )
+
+
 def drop(index: int, name: str) -> Request:
     """Deletes a link; its peer, its addresses, routes and ports go with it. One that is gone already is fine.
 
