@@ -154,6 +154,8 @@ class HostLocal:
                 if not release(reservations, owner_of(key.container_id, key.ifname)):
                     # Long ago the reference wrote the container alone.
                     release(reservations, key.container_id)
+                # Where nobody calls GC, an ADD that was killed has nobody but its DEL to clear up after it.
+                reservations.sweep()
         except (Busy, OSError) as error:
             if not _never_used(error):
                 raise _told(error, directory) from error

@@ -85,16 +85,17 @@ class Directory:
             posix.close(lock)
 
     def __exit__(self, *_: object) -> None:
+        # What fails here must not deny the caller what is done already, nor keep the lock: a claim's file that stays
+        # is left for `sweep`, and a descriptor is closed even where closing it reports an error.
         try:
             self._unstage()
         except OSError:
-            # Left for `sweep`. An error here would deny the caller what is done already.
             pass
         finally:
             for descriptor, _size in self._cursors.values():
-                posix.close(descriptor)
+                _close(descriptor)
             self._cursors.clear()
-            posix.close(self._lock)
+            _close(self._lock)
             self._lock = -1
 
     # --- what is held ---------------------------------------------------------------------------------
@@ -316,6 +317,13 @@ def _unlink(path: bytes) -> None:
     except OSError as error:
         if error.errno != ENOENT:
             raise
+
+
+def _close(descriptor: int) -> None:
+    try:
+        posix.close(descriptor)
+    except OSError:
+        pass
 
 
 def _exists(path: bytes) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cni.spec.result import Interface, IPConfig
-from cni.wanted import Key, Wanted, fnv1a
+from cni.wanted import Key, Wanted, fnv1a, hash_of, is_tag
 from ipam.address import Interface as Prefixed
 
 WORDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)
@@ -53,6 +54,18 @@ def test_a_tag_is_a_name_that_any_interface_may_have(key: Key) -> None:
     assert key.tag.isascii()
     assert key.tag.isalnum()
     assert key.tag == key.tag.lower()
+
+
+@given(KEYS)
+def test_a_tag_gives_the_hash_back(key: Key) -> None:
+    """So what bears a tag can be locked by who knows nothing else of it."""
+    assert is_tag(key.tag)
+    assert hash_of(key.tag) == key.hash
+
+
+@pytest.mark.parametrize("text", ["", "pw", "pw5qrjucmoag3i", "pw5qrjucmoag3iv0", "xx5qrjucmoag3iv", "pw5qrjucmoag3iw"])
+def test_what_no_key_has_for_a_tag_is_none(text: str) -> None:
+    assert not is_tag(text)
 
 
 def test_a_tag_is_the_same_in_every_version() -> None:

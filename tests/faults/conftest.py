@@ -1,0 +1,36 @@
+"""Scenes for faults, and what plugins are started from."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.faults.injection import Server
+from tests.faults.scene import Scene, furnished_pod
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    """The warm process that plugins are forked from."""
+    with Server() as running:
+        yield running
+
+
+@pytest.fixture
+def scenes(server: Server, tmp_path: Path) -> Iterator[Callable[..., Scene]]:
+    """`scenes(has_life=True)`: a new scene, around the same pod; it ends the one before."""
+    numbers = itertools.count()
+    with furnished_pod() as pod, contextlib.ExitStack() as stack:
+
+        def change(*, has_life: bool) -> Scene:
+            stack.close()
+            return stack.enter_context(Scene(server, tmp_path / str(next(numbers)), pod, has_life=has_life))
+
+        yield change

@@ -1,0 +1,265 @@
+"""The plugin's side of `tests.faults.injection`: stand-ins for what `cni.lean` hands out, and a server that has
+plugins run on them.
+
+All that a plugin does to the world it does through `cni.lean`. So stand-ins for `posix`, `fcntl`, `select`, `socket`
+and `setns` there see every step, whatever code takes it, and who adds a step gets it tested without a word here.
+
+    test ── environment, streams, fault ──▶ server (warm: cni is imported, on stand-ins)
+      │                                       └─ fork ─▶ plugin ─ fork ─▶ the reaper's helper
+      ◀────── exit code, streams, steps taken ────────────┘
+
+A process of its own, since stand-ins come before the import of what uses them, and since what gets killed can't be
+pytest. It is started once and forks, so a call costs two milliseconds and hundreds of faults can be tried.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import json
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+KILL = -9
+"""In the place of an error number: the process dies. As an exit code, it is what `subprocess` makes of SIGKILL."""
+
+NOT_STEPS = frozenset({"_exit", "getpid", "inet_ntop", "inet_pton", "isatty", "setns", "strerror", "uname"})
+"""What can't fail, or touches nothing: not worth a round each. (`setns` is counted as lean's.)"""
+
+JOURNAL_BYTES = 1 << 16
+"""Of each of the two halves of a journal."""
+
+CLONE_NEWNET = 0x40000000  # linux/sched.h
+
+_WARM = ("addresses", "attach.engine", "features.bridge", "features.loopback", "hostlocal", "invoke", "plugin")
+_MOST_DESCRIPTORS = 256
+
+
+class Fault(NamedTuple):
+    """What happens at the call of that number, counted from 0."""
+
+    number: int
+    what: int
+    """An error number, with which the call fails, or KILL."""
+    after: bool = False
+    """When it has had its effect (a write: half of it); otherwise instead of it."""
+    helper: bool = False
+    """Whether the calls of the forked helper are meant, instead of the plugin's own."""
+    lasting: bool = False
+    """Whether all calls after that one fail in the same way, so that nothing can be undone either."""
+
+    def __str__(self) -> str:
+        what = "SIGKILL" if self.what == KILL else errno.errorcode[self.what]
+        whose = "the helper's " if self.helper else ""
+        return f"{what} {'after' if self.after else 'at'} {whose}call {self.number}{' and all later' * self.lasting}"
+
+
+NONE = Fault(-1, 0)
+
+
+class Journal:
+    """The names of the steps, for who reads them when we are dead: ours, and in the second half our helper's."""
+
+    def __init__(self, fd: int) -> None:
+        # Mapped, since the helper closes every descriptor.
+        self._shared = mmap.mmap(fd, 2 * JOURNAL_BYTES)
+        self._at = 0
+
+    def enter_helper(self) -> None:
+        self._at = JOURNAL_BYTES
+
+    def note(self, name: str) -> None:
+        line = name.encode() + b"\n"
+        self._shared[self._at : self._at + len(line)] = line
+        self._at += len(line)
+
+
+def steps(journal: int, *, helper: bool = False) -> tuple[str, ...]:
+    """What was noted in the journal open as this descriptor."""
+    noted = os.pread(journal, JOURNAL_BYTES, JOURNAL_BYTES if helper else 0)
+    return tuple(noted.partition(b"\0")[0].decode().split())
+
+
+def _is_told(name: str, arguments: tuple[Any, ...]) -> bool:
+    """Whether it says something to the caller of the plugin: a test wants to hear what, and all or nothing of it."""
+    return name == "write" and arguments[0] in (1, 2)
+
+
+def _closes_anyway(name: str, fault: Fault) -> bool:
+    """A close that fails has closed all the same (close(2))."""
+    return name == "close" and fault.what != KILL
+
+
+# --- the stand-ins ----------------------------------------------------------------------------------
+
+
+class Seam:
+    """Counts the calls of one process and has the fault happen. Lets everything pass until it is armed."""
+
+    def __init__(self) -> None:
+        self._journal: Journal | None = None
+        self._fault = NONE
+        self._number = 0
+        self._in_helper = False
+
+    def arm(self, fault: Fault, journal: Journal) -> None:
+        self._fault = fault
+        self._journal = journal
+
+    def call(self, name: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        journal = self._journal
+        if not journal:
+            return function(*arguments, **named)
+        journal.note(name)
+        number, self._number = self._number, self._number + 1
+        fault = self._fault
+        hit = self._in_helper == fault.helper and (
+            number == fault.number or (fault.lasting and number > fault.number and not _is_told(name, arguments))
+        )
+        if hit and (not fault.after or _is_told(name, arguments)) and not _closes_anyway(name, fault):
+            self._strike(fault)
+        if hit and name == "write":
+            descriptor, data = arguments
+            arguments = descriptor, data[: len(data) // 2]
+        result = function(*arguments, **named)
+        if name == "fork" and not result:
+            self._number = 0
+            self._in_helper = True
+            journal.enter_helper()
+        elif hit and not (name == "fork" and fault.what != KILL):
+            # Not so a fork: no kernel says that there is no child, and has one.
+            self._strike(fault)
+        return result
+
+    def _strike(self, fault: Fault) -> None:
+        if fault.what == KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+            signal.pause()
+        raise OSError(fault.what, os.strerror(fault.what))
+
+    def put_in_place(self) -> None:
+        """Has `cni.lean` hand out stand-ins. Before anything that imports from it is imported."""
+        lean: Any = importlib.import_module("cni.lean")
+        early = [name for name in sys.modules if name.startswith(("cni.", "ipam")) and name != "cni.lean"]
+        assert not early, f"imported before the stand-ins were in place: {early}"
+        setns, selecting, sockets = lean.setns, lean.select, lean.socket
+        lean.setns = lambda fd, kind: self.call("setns", setns, fd, kind)
+        lean.posix = _Module(self, lean.posix)
+        lean.fcntl = _Module(self, lean.fcntl)
+        lean.select = _Module(self, selecting, {"poll": lambda: _Poll(self, selecting.poll())})
+        lean.socket = _Module(self, sockets, {"socket": _socket_class(self, sockets.socket)})
+
+
+class _Module:
+    """A stand-in for a module: its functions are steps, its classes and constants are its own."""
+
+    def __init__(self, seam: Seam, real: Any, instead: Mapping[str, Any] | None = None) -> None:
+        self._seam = seam
+        self._real = real
+        self._instead = instead or {}
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._instead:
+            return self._instead[name]
+        found = getattr(self._real, name)
+        if not callable(found) or isinstance(found, type) or name in NOT_STEPS:
+            return found
+        return lambda *arguments, **named: self._seam.call(name, found, *arguments, **named)
+
+
+class _Poll:
+    """`select.poll()`, whose waiting is a step."""
+
+    def __init__(self, seam: Seam, real: Any) -> None:
+        self._seam = seam
+        self._real = real
+        self.register = real.register
+
+    def poll(self, *arguments: Any) -> Any:
+        return self._seam.call("poll", self._real.poll, *arguments)
+
+
+def _socket_class(seam: Seam, real: Any) -> Any:
+    """A stand-in for the class of sockets, whose methods are steps."""
+
+    class Socket(real):  # type: ignore[misc]  # which class it is, is lean's business
+        def __init__(self, *arguments: Any) -> None:
+            seam.call("socket", super().__init__, *arguments)
+
+    def step(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda self, *arguments: seam.call(name, method, self, *arguments)
+
+    for name in ("bind", "close", "getsockopt", "recvfrom", "send", "setsockopt"):
+        setattr(Socket, name, step(name, getattr(real, name)))
+    return Socket
+
+
+# --- the server -------------------------------------------------------------------------------------
+
+
+def serve(requests: socket.socket) -> None:
+    """Runs a plugin for each request, any number at once, until nobody can ask any more."""
+    seam = Seam()
+    seam.put_in_place()
+    for module in _WARM:
+        importlib.import_module(f"cni.{module}")
+    importlib.import_module("traceback")  # which a call would import at its worst moment
+    running: dict[int, tuple[int, int]] = {}
+    poll = select.poll()
+    poll.register(requests, select.POLLIN)
+    while True:
+        for fd, _ in poll.poll():
+            if fd in running:
+                poll.unregister(fd)
+                _tell(fd, *running.pop(fd))
+                continue
+            data, fds, _flags, _address = socket.recv_fds(requests, 1 << 17, 8)
+            if not data:
+                return
+            node, journal, reply, *streams = fds
+            pid = os.fork()
+            if not pid:
+                try:
+                    _become_plugin(seam, json.loads(data), node, Journal(journal), streams)
+                finally:
+                    os._exit(1)
+            for received in (node, journal, *streams):
+                os.close(received)
+            ended = os.pidfd_open(pid)
+            running[ended] = pid, reply
+            poll.register(ended, select.POLLIN)
+
+
+def _tell(ended: int, pid: int, reply: int) -> None:
+    """The exit code of a plugin, to who waits for it."""
+    _, status = os.waitpid(pid, 0)
+    os.write(reply, b"%d" % os.waitstatus_to_exitcode(status))
+    os.close(reply)
+    os.close(ended)
+
+
+def _become_plugin(seam: Seam, request: dict[str, Any], node: int, journal: Journal, streams: Sequence[int]) -> None:
+    """As after an exec: on its node, with nothing open but its streams."""
+    from cni import lean, plugin
+
+    lean.setns(node, CLONE_NEWNET)
+    for number, fd in enumerate(streams):
+        os.dup2(fd, number)
+    os.closerange(len(streams), _MOST_DESCRIPTORS)
+    environ: dict[bytes, bytes] = lean.posix.environ  # type: ignore[assignment]  # bytes in posix, str in its twin
+    environ.clear()
+    environ.update({key.encode(): value.encode() for key, value in request["environ"].items()})
+    seam.arm(Fault(*request["fault"]), journal)
+    os._exit(plugin.main(request["name"], request["environ"], 0, 1, 2, exiting=True))
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))
