@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cni.kernel import inet
+from cni.kernel import inet, link
 from cni.kernel.inet import LinkAddress, LinkRoute
-from cni.kernel.link import Link
+from cni.kernel.link import Bridge, Link, LinkUp
 from cni.kernel.netlink import NetlinkError, Socket
 from ipam.address import Address, Interface, Network
 from tests import namespaces, oracle
@@ -146,6 +146,38 @@ def test_of_one_link_its_own_unicast_routes_of_all_tables_are_listed(netns: Path
 
     assert sorted(found[4]) == ["10.0.0.0/24", "10.6.0.0/16", "10.9.0.0/16"]
     assert sorted(dst for dst in found[6] if not dst.startswith("fe80:")) == ["fd00::/64", "fd09::/48"]
+
+
+@pytest.mark.parametrize(
+    "wanted", [to("10.9.0.0/16"), to("10.9.0.0/16", priority=7), to("fd09::/48"), to("fd09::/48", table=77)], ids=str
+)
+def test_a_route_over_another_link_keeps_the_wanted_one_out(
+    netns: Path, nl: Socket, br0: int, wanted: LinkRoute
+) -> None:
+    nl.do(Bridge("br1", "02:00:00:00:00:02", 0).make())
+    other = link.need(nl, "br1").ifindex
+    nl.do(LinkUp("br1").make(other), LinkAddress("br1", Interface.parse("fd01::1/64")).make(other))
+    assert not wanted.is_kept_out(nl, br0)
+
+    nl.do(wanted._replace(link="br1").make(other))
+    nl.do(wanted.make(br0))
+
+    assert wanted.is_kept_out(nl, br0)
+    assert not wanted.find(nl, br0)
+    assert not wanted.is_kept_out(nl, other)
+    for elsewhere in (wanted._replace(priority=9), wanted._replace(table=78)):
+        nl.do(elsewhere.make(br0))
+        assert not elsewhere.is_kept_out(nl, br0)
+        assert elsewhere.find(nl, br0)
+
+
+def test_over_any_link_all_unicast_routes_are_listed(netns: Path, nl: Socket, br0: int) -> None:
+    namespaces.shell(netns, "ip link add br1 type bridge; ip link set br1 up; ip address add 10.1.0.1/24 dev br1")
+
+    found = {(str(one.dst), one.link) for one in inet.routes(nl, 4)}
+
+    br1 = link.need(nl, "br1").ifindex
+    assert found == {("10.0.0.0/24", f"if{br0}"), ("10.1.0.0/24", f"if{br1}")}
 
 
 def test_links_that_live_on_router_advertisements_are_known(netns: Path, nl: Socket, br0: int) -> None:
