@@ -72,8 +72,10 @@ def add(node: Node, call: Call) -> Result:
                 leased = call.addresses.acquire(call.key, call.netns)
                 pod = _pod(node, call, leased)
                 wanted = _wanted(call, pod)
-                # A result that the version can't hold is refused while there is nothing but the lease to undo.
+                # What can't be told or made is refused while there is nothing but the lease to undo.
                 _result(call, wanted, (), leased.dns)
+                if any(ip.address.address.version == 6 for ip in leased.ips):
+                    shared.require_ipv6()
                 now = node.records.write(now.planned(wanted))
                 switches = {
                     switch.bridge.name: shared.ensure_switch(node, switch, pod.seen[switch.bridge.name])

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from ipam.address import Interface
 
 _ETHERNET_MTU: Final = 1500
+_IPV6_FORWARDING: Final = "net/ipv6/conf/all/forwarding"
 _LINK_LOCAL_V6: Final = 0xFE80 << 112, 10
 
 
@@ -89,20 +90,25 @@ def missing_of_switch(node: Node, switch: Switch) -> list[str]:
     return missing + [f"gateway address {gateway} on {name}" for gateway in switch.gateways if gateway not in there]
 
 
+def require_ipv6() -> None:
+    """For who is going to need it. Raises CNIError where the kernel has none, whose refusals would not say why."""
+    if read(_IPV6_FORWARDING) is None:
+        raise CNIError(
+            CONFLICT,
+            "IPAM gave the pod an IPv6 address, and this kernel has no IPv6",
+            "was it started with ipv6.disable=1? Start it with IPv6, or take the IPv6 ranges out of ipam",
+        )
+
+
 def ensure_setting(node: Node, setting: Sysctl) -> None:
-    """Raises CNIError where the kernel has no such setting, OSError where it can't be written."""
+    """Raises OSError where it can't be written, or isn't there."""
     value = read(setting.path)
     if value == setting.value:
         return
-    if value is None:
-        raise CNIError(
-            CONFLICT,
-            f"this kernel has no {setting.path.replace('/', '.')}",
-            "IPv6 addresses need a kernel with IPv6; was it switched off by ipv6.disable=1?",
-        )
-    if setting.path == "net/ipv6/conf/all/forwarding":
+    if setting.path == _IPV6_FORWARDING:
         _keep_advertised_routes(node)
-    node.keep_before(setting.path, value)
+    if value is not None:
+        node.keep_before(setting.path, value)
     setting.make()
 
 
