@@ -26,7 +26,7 @@ def everything(network: Network, *pods: Path) -> list[Any]:
             [(it.name, it.index, it.mac, it.mtu, it.up, it.alias, it.master) for it in oracle.links(netns)],
             [oracle.addresses(netns, link.name) for link in oracle.links(netns)],
             oracle.routes(netns),
-            {(it.address, it.mac) for it in oracle.neighbours(netns)},
+            {(it.address, it.mac) for it in oracle.neighbours(netns) if not it.address.startswith("fe80:")},
         )
         for netns in (network.node, *pods)
     ]
