@@ -14,6 +14,7 @@ from cni.attach import record, shared
 from cni.kernel import inet
 from cni.kernel import link as links
 from cni.kernel.inet import LinkRoute, Neighbour
+from cni.kernel.link import BridgePort
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -98,14 +99,16 @@ def _of_record(node: Node, sandbox: Sandbox, old: Record) -> list[str]:
     for switch in wanted.switches:
         missing += shared.missing_of_switch(node, switch)
     missing += [f"sysctl {one}" for one in wanted.settings if not one.find()]
+    treated = {thing.link for thing in wanted.node if isinstance(thing, BridgePort)}
     for veth in wanted.veths:
-        missing += _of_port(node, veth)
+        missing += _of_port(node, veth, veth.name in treated)
     with sandbox.inside():
         missing += [f"sysctl {one} in the pod" for one in wanted.tuning if not one.find()]
     return missing + missing_objects(sandbox.nl, wanted.pod) + missing_objects(node.nl, wanted.node)
 
 
-def _of_port(node: Node, veth: Veth) -> list[str]:
+def _of_port(node: Node, veth: Veth, treated: bool) -> list[str]:
+    """`treated`: how the bridge is to treat the port is one of the attachment's objects. If not, as a port begins."""
     port = veth.find(node.nl)
     if not port:
         return [f"link {veth.name} on the node"]
@@ -113,4 +116,6 @@ def _of_port(node: Node, veth: Veth) -> list[str]:
     bridge = links.find(node.nl, veth.master) if veth.master else None
     if veth.master and not (bridge and port.master == bridge.ifindex):
         missing.append(f"link {veth.name} is no port of {veth.master}")
+    elif not treated and (port.hairpin or port.isolated):
+        missing.append(BridgePort(veth.name, hairpin=False, isolated=False).make(port.ifindex).what)
     return missing
