@@ -171,7 +171,8 @@ class Directory:
             raise _failure(EROFS, path)
         if not posix.access(path, posix.W_OK | posix.X_OK):
             raise _failure(EACCES, path)
-        if not system.f_bfree or (system.f_files and not system.f_ffree):
+        # One without a limit (a tmpfs, btrfs's inodes) has no count of what it could hold.
+        if (system.f_blocks and not system.f_bfree) or (system.f_files and not system.f_ffree):
             raise _failure(ENOSPC, path)
 
     # --- files ----------------------------------------------------------------------------------------

@@ -326,7 +326,7 @@ def gc(node: Node, network: str, plugin: str, addresses: Addresses, valid: froze
     if valid is None:
         return
     node.prepare()
-    stale = {one.key for one in node.records.of_network(network) if one.key.plugin == plugin}
+    stale = {key for key in node.records.keys(network) if key.plugin == plugin}
     # And links that bear our tag and have lost their record.
     for found in links.dump(node.nl, "veth"):
         key = Key.parse(found.alias)
@@ -352,6 +352,7 @@ def _collect(node: Node, key: Key) -> None:
             remove(node, old)
         else:
             _delete_port(node, key)
+            node.records.remove(key)  # one that could not be read
 
 
 def status(node: Node, addresses: Addresses) -> None:
@@ -363,6 +364,7 @@ def status(node: Node, addresses: Addresses) -> None:
     try:
         node.prepare()
         with node.lock(Key("", "", "", "status")):
+            node.require_room()
             links.find(node.nl, "lo")
     except OSError as error:
         raise CNIError(NOT_AVAILABLE, f"the node can't attach pods: {error}", f"state is in {node.run_dir}") from error

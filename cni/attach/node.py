@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cni.wanted import Addresses, Delegation, Key
 
 DEFAULT_RUN_DIR: Final = "/run/podwire"
+_RECORD_BYTES: Final = 4096
 
 
 class Node:
@@ -86,6 +87,16 @@ class Node:
             except BaseException:
                 unlink(new)
                 raise
+
+    def require_room(self) -> None:
+        """Raises OSError where a record could not be written: by writing something of its size."""
+        path = f"{self.run_dir}/room.{posix.getpid()}"
+        fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
+        try:
+            write_all(fd, bytes(_RECORD_BYTES))
+        finally:
+            posix.close(fd)
+            posix.unlink(path)
 
     def lock(self, key: Key) -> Lock:
         """Keeps other calls for this attachment out. Taken before any other lock."""

@@ -275,6 +275,12 @@ class Records:
     def _half_written(self, network: str, tag: str) -> str:
         return f"{self._root}/{network}/.{tag}"
 
+    def keys(self, network: str) -> list[Key]:
+        """Of all records of one network, those that can't be read included: the name of a file says it too."""
+        names = [name for name in listdir(f"{self._root}/{network}") if name.endswith(".json")]
+        keys = [Key.parse(f"{network}/{name.removesuffix('.json')}") for name in names if not name.startswith(".")]
+        return [key for key in keys if key]
+
     def of_network(self, network: str) -> Iterator[Record]:
         """The readable records of one network."""
         folder = f"{self._root}/{network}"
