@@ -408,7 +408,7 @@ def test_a_file_where_the_directory_should_be_cannot(tmp_path: Path) -> None:
 class Statvfs:
     """What statvfs(3) would say."""
 
-    f_flag, f_bfree, f_files, f_ffree = 0, 5, 5, 5
+    f_flag, f_blocks, f_bfree, f_files, f_ffree = 0, 5, 5, 5, 5
 
     def __init__(self, **different: int) -> None:
         self.__dict__.update(different)
@@ -421,6 +421,7 @@ class Statvfs:
         (Statvfs(f_bfree=0), errno.ENOSPC),
         (Statvfs(f_ffree=0), errno.ENOSPC),
         (Statvfs(f_files=0, f_ffree=0), 0),  # as btrfs says: they don't run out
+        (Statvfs(f_blocks=0, f_bfree=0), 0),  # as a tmpfs without a limit says
         (Statvfs(f_flag=os.ST_RDONLY), errno.EROFS),
     ],
 )
