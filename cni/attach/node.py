@@ -89,8 +89,8 @@ class Node:
                 raise
 
     def require_room(self) -> None:
-        """Raises OSError where a record could not be written: by writing something of its size."""
-        path = f"{self.run_dir}/room.{posix.getpid()}"
+        """Raises OSError where a record could not be written: by writing something of its size. Not for two at once."""
+        path = f"{self.run_dir}/room"
         fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
         try:
             write_all(fd, bytes(_RECORD_BYTES))
