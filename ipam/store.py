@@ -87,16 +87,17 @@ class Directory:
     def __exit__(self, *_: object) -> None:
         # What fails here must not deny the caller what is done already, nor keep the lock: a claim's file that stays
         # is left for `sweep`, and a descriptor is closed even where closing it reports an error.
+        lock, self._lock = self._lock, -1
         try:
-            self._unstage()
-        except OSError:
-            pass
-        finally:
-            for descriptor, _size in self._cursors.values():
+            try:
+                self._unstage()
+            except OSError:
+                pass
+            while self._cursors:
+                descriptor, _size = self._cursors.popitem()[1]
                 _close(descriptor)
-            self._cursors.clear()
-            _close(self._lock)
-            self._lock = -1
+        finally:
+            _close(lock)
 
     # --- what is held ---------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from cni.kernel.netlink import (
     messages,
     refusal,
 )
-from cni.lean import posix, select, socket, time
+from cni.lean import posix, select, signal, socket, time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 _ECHO_SINCE: Final = (6, 2)
 _PATIENCE_S: Final = 10.0
 _HIGHEST_DESCRIPTOR: Final = 1 << 16
+_READ_AT_ONCE: Final = 32
 
 
 def delete(node: Node, found: Link) -> None:
@@ -52,15 +53,21 @@ def delete(node: Node, found: Link) -> None:
     sequence = node.nl.reserve()
     reader, writer = posix.pipe2(posix.O_CLOEXEC)
     try:
+        # No signal in between, or an interrupt would make a second caller of the helper; which goes on without them.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             helper = posix.fork()
+            if not helper:
+                _help(node.nl, request, sequence, NLM_F_ACK | (NLM_F_ECHO if echo else 0), writer)
+            node.helpers.append(helper)
         except OSError:
+            helper = 0
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if not helper:
             # No process to be had (EAGAIN, ENOMEM, a seccomp filter's EPERM): then we wait ourselves.
             node.nl.do(request)
             return
-        if not helper:
-            _help(node.nl, request, sequence, NLM_F_ACK | (NLM_F_ECHO if echo else 0), writer)
-        node.helpers.append(helper)
         posix.close(writer)
         writer = -1
         if not _announced(node.nl, monitor or node.nl, sequence, found, reader):
@@ -99,35 +106,45 @@ def _announced(nl: Socket, listener: Socket, sequence: int, found: Link, pipe: i
     poll.register(pipe, select.POLLIN)
     end = time.monotonic() + _PATIENCE_S
     while time.monotonic() < end:
-        ready = [fd for fd, _ in poll.poll(1000)]
-        ended = pipe in ready
+        ended = pipe in [fd for fd, _ in poll.poll(1000)]
         # What the helper caused came before its end, so it is read first.
         for source in {nl, listener}:
-            while True:
-                try:
-                    datagram = source.receive(flags=socket.MSG_DONTWAIT)
-                except OSError as error:
-                    if error.errno == errno.EAGAIN:
-                        break
-                    if error.errno != errno.ENOBUFS:
-                        raise
-                    # More news than the socket holds: the one we wait for may be among the lost.
-                    if not _there(found):
-                        return True
-                    continue
-                for message in messages(datagram):
-                    if message.type == NLMSG_ERROR and message.sequence == sequence and source is nl:
-                        code, hint = refusal(message)
-                        if code and code not in ABSENT:
-                            raise NetlinkError(code, f"ip link del {found.name}", hint)
-                        return True
-                    # A port that leaves its bridge is announced first, in the same words but for the family.
-                    news = message.type == RTM_DELLINK and message.body[0] == socket.AF_UNSPEC
-                    if news and Link.parse(message).ifindex == found.ifindex:
-                        return True
+            if _says_so(source, sequence, found):
+                return True
         if ended:
-            return not _there(found)
+            break
     return not _there(found)
+
+
+def _says_so(source: Socket, sequence: int, found: Link) -> bool:
+    """Whether what has come to a socket says that the link is gone. Raises NetlinkError when the kernel refused.
+
+    Not all of it is read at once: while links come and go all over the node there is always more, and the other
+    socket, which has the acknowledgement, must have its turn.
+    """
+    for _ in range(_READ_AT_ONCE):
+        try:
+            datagram = source.receive(flags=socket.MSG_DONTWAIT)
+        except OSError as error:
+            if error.errno == errno.EAGAIN:
+                return False
+            if error.errno != errno.ENOBUFS:
+                raise
+            # More news than the socket holds: the one we wait for may be among the lost.
+            if not _there(found):
+                return True
+            continue
+        for message in messages(datagram):
+            if message.type == NLMSG_ERROR and message.sequence == sequence:
+                code, hint = refusal(message)
+                if code and code not in ABSENT:
+                    raise NetlinkError(code, f"ip link del {found.name}", hint)
+                return True
+            # A port that leaves its bridge is announced first, in the same words but for the family.
+            news = message.type == RTM_DELLINK and message.body[0] == socket.AF_UNSPEC
+            if news and Link.parse(message).ifindex == found.ifindex:
+                return True
+    return False
 
 
 def _there(found: Link) -> bool:

@@ -29,8 +29,9 @@ def scenes(server: Server, tmp_path: Path) -> Iterator[Callable[..., Scene]]:
     numbers = itertools.count()
     with furnished_pod() as pod, contextlib.ExitStack() as stack:
 
-        def change(*, has_life: bool) -> Scene:
+        def change(*, has_life: bool, release: str = "") -> Scene:
             stack.close()
-            return stack.enter_context(Scene(server, tmp_path / str(next(numbers)), pod, has_life=has_life))
+            folder = tmp_path / str(next(numbers))
+            return stack.enter_context(Scene(server, folder, pod, has_life=has_life, release=release))
 
         yield change

@@ -6,6 +6,7 @@ assert outcome.step == "rename"
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import itertools
 import json
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EINTR, errno.EPERM, errno.ENOBUFS)
 """A full disk, a broken one, a signal, a policy, a kernel without memory: none of which any step expects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """Under which a plugin runs."""
+
+    fault: Fault = NONE
+    release: str = ""
+    """Of the kernel, as uname(2) tells it; "" for the true one."""
+    ignored: tuple[int, ...] = ()
+    """Signals that are ignored, by inheritance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +77,9 @@ class Server:
         self._requests.close()
         self._process.wait()
 
-    def run(self, name: str, environ: Mapping[str, str], stdin: bytes, node: Path | None, fault: Fault) -> Injected:
+    def run(
+        self, name: str, environ: Mapping[str, str], stdin: bytes, node: Path | None, circumstances: Circumstances
+    ) -> Injected:
         """One call of the plugin `name`, on the node at `node` (None: this thread's)."""
         streams = [os.memfd_create(stream) for stream in ("stdin", "stdout", "stderr")]
         journal = os.memfd_create("journal")
@@ -77,36 +91,38 @@ class Server:
                 os.ftruncate(journal, 2 * JOURNAL_BYTES)
                 os.write(streams[0], stdin)
                 os.lseek(streams[0], 0, os.SEEK_SET)
-                request = json.dumps({"name": name, "environ": dict(environ), "fault": fault}).encode()
+                told = {"name": name, "environ": dict(environ), **dataclasses.asdict(circumstances)}
+                request = json.dumps(told).encode()
                 socket.send_fds(self._requests, [request], [there, journal, writing, *streams])
             finally:
                 os.close(writing)
             code = os.read(reading, 16)
-            assert code, f"{name} under {fault}: its handler died"
+            assert code, f"{name} under {circumstances}: its handler died"
             stdout, stderr = [os.pread(fd, os.fstat(fd).st_size, 0) for fd in streams[1:]]
-            told = steps(journal), steps(journal, helper=True)
+            taken = steps(journal), steps(journal, helper=True)
         finally:
             for fd in opened:
                 os.close(fd)
-        return Injected(int(code), stdout, stderr.decode(errors="replace"), fault, *told)
+        return Injected(int(code), stdout, stderr.decode(errors="replace"), circumstances.fault, *taken)
 
 
 class Launcher(calls.Caller):
-    """Calls plugins in processes forked for it, each with a fault in it, or with none."""
+    """Calls plugins in processes forked for it, under circumstances."""
 
     def __init__(
-        self, server: Server, path: Sequence[Path], run_dir: Path, container_id: str, fault: Fault = NONE
+        self,
+        server: Server,
+        path: Sequence[Path],
+        run_dir: Path,
+        container_id: str,
+        circumstances: Circumstances,
     ) -> None:
         super().__init__(path, run_dir, container_id)
         self._server = server
-        self._fault = fault
-
-    def under(self, fault: Fault) -> Self:
-        """The same with this fault in each call."""
-        return type(self)(self._server, self.path, self.run_dir, self.container_id, fault)
+        self._circumstances = circumstances
 
     def _run(self, name: str, environ: Mapping[str, str], stdin: bytes, node: Path | None) -> Injected:
-        return self._server.run(name, environ, stdin, node, self._fault)
+        return self._server.run(name, environ, stdin, node, self._circumstances)
 
 
 def until_unreached(attempt: Callable[[int], Iterable[Injected]]) -> int:

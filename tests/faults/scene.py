@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from tests import namespaces
 from tests.faults import traces
-from tests.faults.injection import Injected, Launcher
+from tests.faults.injection import Circumstances, Injected, Launcher
 from tests.faults.seam import CLONE_NEWNET, NONE, Fault
 from tests.verbs.networks import Network, host_local
 
@@ -53,13 +53,18 @@ KEPT = (
 class Scene:
     """A node, and on it the network `lan` of both families, whose gateway is the node; ends with a `with`."""
 
-    def __init__(self, server: Server, folder: Path, pod: Path, *, has_life: bool) -> None:
-        """State goes below `folder`; `pod` is a network namespace as `furnished_pod` makes it."""
+    def __init__(self, server: Server, folder: Path, pod: Path, *, has_life: bool, release: str = "") -> None:
+        """State goes below `folder`; `pod` is a network namespace as `furnished_pod` makes it.
+
+        A `release` is what `call`s are told is the kernel's.
+        """
         self.run_dir = folder / "run"
         self.data_dir = folder / "networks"
         self.has_life = has_life
+        self.release = release
         self.pod = pod
-        self._launcher = Launcher(server, (folder,), self.run_dir, "unnamed")
+        self._server = server
+        self._folder = folder
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as stack:
@@ -84,8 +89,8 @@ class Scene:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def network(self, fault: Fault = NONE) -> Network:
-        """As plugins see it; calls have this fault in them."""
+    def network(self, circumstances: Circumstances | None = None) -> Network:
+        """As plugins see it that are called under these circumstances."""
         config = {
             "cniVersion": "1.1.0",
             "name": "lan",
@@ -94,11 +99,13 @@ class Scene:
             "isDefaultGateway": True,
             "ipam": host_local(self.data_dir, "10.1.0.0/24", "fd00:1::/64"),
         }
-        return Network(self._launcher.under(fault), self.node, config, self.data_dir)
+        launcher = Launcher(self._server, (self._folder,), self.run_dir, "unnamed", circumstances or Circumstances())
+        return Network(launcher, self.node, config, self.data_dir)
 
     def call(self, fault: Fault, command: str, **keys: Any) -> Injected:
         """One verb for the container `a` in this scene's pod, under a fault; `keys` are added to the configuration."""
-        outcome = self.network(fault).but(**keys).call(command, "a", self.pod)
+        network = self.network(Circumstances(fault, self.release)).but(**keys)
+        outcome = network.call(command, "a", self.pod)
         assert isinstance(outcome, Injected)
         return outcome
 

@@ -23,15 +23,16 @@ import select
 import signal
 import socket
 import sys
+import types
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-KILL = -9
-"""In the place of an error number: the process dies. As an exit code, it is what `subprocess` makes of SIGKILL."""
+KILL, STOP, INTERRUPT, TERMINATE = -signal.SIGKILL, -signal.SIGSTOP, -signal.SIGINT, -signal.SIGTERM
+"""In the place of an error number: the process gets that signal. KILL is an exit code too, as `subprocess` has it."""
 
-NOT_STEPS = frozenset({"_exit", "getpid", "inet_ntop", "inet_pton", "isatty", "setns", "strerror", "uname"})
+NOT_STEPS = frozenset({"_exit", "getpid", "inet_ntop", "inet_pton", "isatty", "setns", "strerror"})
 """What can't fail, or touches nothing: not worth a round each. (`setns` is counted as lean's.)"""
 
 JOURNAL_BYTES = 1 << 16
@@ -48,7 +49,7 @@ class Fault(NamedTuple):
 
     number: int
     what: int
-    """An error number, with which the call fails, or KILL."""
+    """An error number, with which the call fails, or a signal."""
     after: bool = False
     """When it has had its effect (a write: half of it); otherwise instead of it."""
     helper: bool = False
@@ -57,7 +58,7 @@ class Fault(NamedTuple):
     """Whether all calls after that one fail in the same way, so that nothing can be undone either."""
 
     def __str__(self) -> str:
-        what = "SIGKILL" if self.what == KILL else errno.errorcode[self.what]
+        what = errno.errorcode[self.what] if self.what > 0 else signal.Signals(-self.what).name
         whose = "the helper's " if self.helper else ""
         return f"{what} {'after' if self.after else 'at'} {whose}call {self.number}{' and all later' * self.lasting}"
 
@@ -94,7 +95,7 @@ def _is_told(name: str, arguments: tuple[Any, ...]) -> bool:
 
 
 def _closes_anyway(name: str, fault: Fault) -> bool:
-    """A close that fails has closed all the same (close(2))."""
+    """A close that fails, or during which a signal comes, has closed all the same (close(2))."""
     return name == "close" and fault.what != KILL
 
 
@@ -106,13 +107,15 @@ class Seam:
 
     def __init__(self) -> None:
         self._journal: Journal | None = None
+        self._release = ""
         self._fault = NONE
         self._number = 0
         self._in_helper = False
 
-    def arm(self, fault: Fault, journal: Journal) -> None:
+    def arm(self, fault: Fault, journal: Journal, release: str) -> None:
         self._fault = fault
         self._journal = journal
+        self._release = release
 
     def call(self, name: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         journal = self._journal
@@ -131,19 +134,25 @@ class Seam:
             arguments = descriptor, data[: len(data) // 2]
         result = function(*arguments, **named)
         if name == "fork" and not result:
-            self._number = 0
-            self._in_helper = True
+            # The helper's first step is to have been forked.
             journal.enter_helper()
-        elif hit and not (name == "fork" and fault.what != KILL):
-            # Not so a fork: no kernel says that there is no child, and has one.
+            journal.note(name)
+            self._number = 1
+            self._in_helper = True
+            hit = fault.helper and fault.number == 0
+        # But a fork doesn't fail after it: no kernel says that there is no child, and has one.
+        if hit and not (name == "fork" and fault.what > 0):
             self._strike(fault)
         return result
 
     def _strike(self, fault: Fault) -> None:
-        if fault.what == KILL:
-            os.kill(os.getpid(), signal.SIGKILL)
-            signal.pause()
-        raise OSError(fault.what, os.strerror(fault.what))
+        if fault.what > 0:
+            raise OSError(fault.what, os.strerror(fault.what))
+        os.kill(os.getpid(), -fault.what)
+
+    def uname(self) -> Any:
+        """The kernel's, or another release that a test asks for."""
+        return types.SimpleNamespace(release=self._release or os.uname().release)
 
     def put_in_place(self) -> None:
         """Has `cni.lean` hand out stand-ins. Before anything that imports from it is imported."""
@@ -152,7 +161,7 @@ class Seam:
         assert not early, f"imported before the stand-ins were in place: {early}"
         setns, selecting, sockets = lean.setns, lean.select, lean.socket
         lean.setns = lambda fd, kind: self.call("setns", setns, fd, kind)
-        lean.posix = _Module(self, lean.posix)
+        lean.posix = _Module(self, lean.posix, {"uname": self.uname})
         lean.fcntl = _Module(self, lean.fcntl)
         lean.select = _Module(self, selecting, {"poll": lambda: _Poll(self, selecting.poll())})
         lean.socket = _Module(self, sockets, {"socket": _socket_class(self, sockets.socket)})
@@ -257,7 +266,9 @@ def _become_plugin(seam: Seam, request: dict[str, Any], node: int, journal: Jour
     environ: dict[bytes, bytes] = lean.posix.environ  # type: ignore[assignment]  # bytes in posix, str in its twin
     environ.clear()
     environ.update({key.encode(): value.encode() for key, value in request["environ"].items()})
-    seam.arm(Fault(*request["fault"]), journal)
+    for number in request["ignored"]:
+        signal.signal(number, signal.SIG_IGN)
+    seam.arm(Fault(*request["fault"]), journal, request["release"])
     os._exit(plugin.main(request["name"], request["environ"], 0, 1, 2, exiting=True))
 
 
