@@ -1,110 +1,168 @@
-"""What a pod's ADD and DEL import: start-up is part of the data path, so each module is there for a reason.
+"""What a call imports: for a runtime that waits, each module counts. Nothing slow, nothing compiled, and no surprise.
 
-Whoever adds one to the lists pays for it with every pod: a module of ours costs 0.05 to 0.1 ms, one of the
-standard library that has Python in it up to 15 (see docs/bench.md).
+A failure of the first test is a question: is the new module worth what it costs every pod? If so, add it here.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from install import executable
 from tests import interpreters
-from tests.verbs.networks import host_local
+from tests.verbs.networks import Network, host_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[2]
+    from tests.calls import Exec
 
-# What the interpreter has built in, or loads from one small shared object; each without any Python in it.
-BUILT_IN = {"_collections", "_json", "_socket", "_struct", "errno", "fcntl", "select"}
-FOR_SETNS_BEFORE_3_12 = {"_ctypes", "_struct"}
+VERSIONS = (11, 12, 13)
+"""Minor versions that the executable has a member for."""
 
-BOTH = {
-    "cni", "cni.__main__", "cni.addresses", "cni.hostlocal", "cni.lean", "cni.plugin", "cni.plugins", "cni.wanted",
-    "cni.attach", "cni.attach.engine", "cni.attach.locks", "cni.attach.node", "cni.attach.record", "cni.attach.sandbox",
-    "cni.kernel", "cni.kernel.inet", "cni.kernel.link", "cni.kernel.netlink", "cni.kernel.netns", "cni.kernel.sysctl",
-    "cni.spec", "cni.spec.errors", "cni.spec.netconf", "cni.spec.request", "cni.spec.result", "cni.spec.section",
-    "cni.spec.versions",
+ADD = {
+    # ours
+    "cni", "cni.__main__", "cni.addresses", "cni.attach", "cni.attach.engine", "cni.attach.locks", "cni.attach.making",
+    "cni.attach.node", "cni.attach.record", "cni.attach.sandbox", "cni.attach.shared", "cni.features",
+    "cni.features.bridge", "cni.hostlocal", "cni.kernel", "cni.kernel.inet", "cni.kernel.link", "cni.kernel.netlink",
+    "cni.kernel.netns", "cni.kernel.sysctl", "cni.lean", "cni.plugin", "cni.plugins", "cni.spec", "cni.spec.errors",
+    "cni.spec.netconf", "cni.spec.request", "cni.spec.result", "cni.spec.section", "cni.spec.versions", "cni.wanted",
     "ipam", "ipam.address", "ipam.allocator", "ipam.ranges", "ipam.store",
+    # the interpreter's own, in C
+    "_collections", "_json", "_socket", "_struct", "errno", "fcntl", "gc", "select",
 }  # fmt: skip
-ADD_ALONE = {"cni.attach.making", "cni.attach.shared", "cni.features", "cni.features.bridge"}
-DEL_ALONE = {"cni.attach.reaper"}
+"""The modules of an ADD by bridge and host-local, besides those of an interpreter that does nothing."""
 
-TELLING = """
+SETNS = {11: {"_ctypes"}, 12: set[str](), 13: set[str]()}
+"""What it takes to enter a namespace: the interpreter can do it since 3.12."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A CNI bin directory whose executables tell what they import and compile."""
+
+    folder: Path
+    told: Path
+    minor: int
+
+    @property
+    def modules(self) -> set[str]:
+        """Imported by the last call, besides what the interpreter has by itself."""
+        bare = [interpreters.python(self.minor), "-IS", "-c", "import sys, marshal, posix; print(*sys.modules)"]
+        by_itself = subprocess.run(bare, capture_output=True, check=True, text=True).stdout.split()
+        return self._told("imported") - set(by_itself)
+
+    @property
+    def compiled(self) -> set[str]:
+        """Names of the files that the last call compiled."""
+        return self._told("compiled")
+
+    def _told(self, word: str) -> set[str]:
+        lines = [line.partition(" ") for line in self.told.read_text().splitlines()]
+        return {name for said, _, name in lines if said == word}
+
+
+# Before the header's own text. When the program leaves, it writes down what there is; its helper, a fork, doesn't.
+WATCH = """\
 import sys, posix
-def leave(code):
-    posix.write(2, "\\n".join(sorted(sys.modules)).encode())
-    really(code)
-really, posix._exit = posix._exit, leave
-sys.path.insert(0, sys.argv[1])
-from cni.__main__ import main
-main(["bridge"])
+_compiled = []
+_leave, _pid = posix._exit, posix.getpid()
+def _watch(event, arguments):
+ if event == 'compile': _compiled.append(str(arguments[1]))
+def _exit(code):
+ if posix.getpid() == _pid:
+  told = ['imported ' + name for name in sys.modules] + ['compiled ' + name for name in _compiled]
+  file = posix.open('{told}', posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC, 384)
+  posix.write(file, chr(10).join(told).encode())
+ _leave(code)
+posix._exit = _exit
+sys.addaudithook(_watch)
 """
 
 
-@pytest.fixture
-def imported(run_dir: Path, tmp_path: Path, node: Path, netns: Path) -> Callable[[str], set[str]]:
-    """The modules that a call of bridge with host-local has imported at its end, the interpreter's own left out."""
-    python = str(interpreters.python(11))
-    bare = subprocess.run(
-        [python, "-IS", "-c", "import sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+@pytest.fixture(params=VERSIONS, ids=lambda minor: f"3.{minor}")
+def watched(request: pytest.FixtureRequest, executables: Path, tmp_path: Path) -> Watched:
+    found = Watched(tmp_path / "bin", tmp_path / "told", request.param)
+    found.folder.mkdir()
+    spy = tmp_path / "spy"
+    watch = WATCH.format(told=found.told)
+    spy.write_text(
+        f'#!/bin/sh\nfirst=$3; shift 3\nexec {interpreters.python(found.minor)} -IS -c "{watch}$first" "$@"\n'
     )
-    config = {
-        "cniVersion": "1.0.0",
-        "name": "podnet",
+    spy.chmod(0o755)
+    content = executable.pinned((executables / "podwire").read_bytes(), str(spy))
+    for name in executable.NAMES:
+        executable.write(found.folder / name, content)
+    return found
+
+
+@pytest.fixture
+def watched_lan(watched: Watched, plugin: Exec, node: Path, tmp_path: Path) -> Network:
+    plugin.path = (watched.folder,)
+    config: dict[str, Any] = {
+        "cniVersion": "1.1.0",
+        "name": "lan",
         "type": "bridge",
+        "bridge": "br0",
         "isDefaultGateway": True,
-        "ipam": host_local(tmp_path, "10.7.0.0/24", "fd07::/64"),
+        "ipam": host_local(tmp_path / "networks", "10.1.0.0/24", "fd00:1::/64"),
     }
-
-    def call(command: str) -> set[str]:
-        done = subprocess.run(
-            ["nsenter", f"--net={node}", python, "-IS", "-c", TELLING, str(TOP)],
-            input=json.dumps(config),
-            env={
-                "CNI_COMMAND": command,
-                "CNI_CONTAINERID": "a",
-                "CNI_NETNS": str(netns),
-                "CNI_IFNAME": "eth0",
-                "CNI_PATH": str(tmp_path),
-                "PODWIRE_RUN_DIR": str(run_dir),
-                "PATH": os.environ["PATH"],
-            },
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout
-        answer: Any = json.loads(done.stdout) if done.stdout else {}
-        assert ("ips" in answer) is (command == "ADD")
-        return set(done.stderr.split()) - set(bare.stdout.split()) - {"__future__"}  # the build leaves that one out
-
-    return call
+    return Network(plugin, node, config, tmp_path / "networks")
 
 
-def test_an_add_imports_what_the_list_has_and_nothing_else(imported: Callable[[str], set[str]]) -> None:
-    found = imported("ADD")
+def test_an_add_imports_what_stands_here_and_nothing_else(watched: Watched, watched_lan: Network, netns: Path) -> None:
+    watched_lan.add(netns)
 
-    assert found - BUILT_IN - FOR_SETNS_BEFORE_3_12 == BOTH | ADD_ALONE
-
-
-def test_a_del_imports_what_the_list_has_and_nothing_else(imported: Callable[[str], set[str]]) -> None:
-    imported("ADD")
-
-    found = imported("DEL")
-
-    assert found - BUILT_IN == BOTH | DEL_ALONE
+    assert watched.modules == ADD | SETNS[watched.minor]
+    assert watched.compiled == set()
 
 
-def test_nothing_of_the_standard_library_that_has_python_in_it(imported: Callable[[str], set[str]]) -> None:
-    found = imported("ADD") | imported("DEL")
+MAY = {"cni.attach.checking", "cni.attach.reaper", "cni.features.loopback", "cni.invoke"}
+"""What other calls may import besides."""
 
-    theirs = {name for name in found if name.partition(".")[0] not in ("cni", "ipam")}
-    assert theirs <= BUILT_IN | FOR_SETNS_BEFORE_3_12
+
+def test_no_call_imports_anything_slow_or_compiles_anything(
+    watched: Watched, watched_lan: Network, netns: Path
+) -> None:
+    loopback = Network(
+        watched_lan.plugin,
+        watched_lan.node,
+        {"cniVersion": "1.1.0", "name": "lo", "type": "loopback"},
+        watched_lan.data_dir,
+    )
+    ipam = Network(
+        watched_lan.plugin, watched_lan.node, {**watched_lan.config, "type": "host-local"}, watched_lan.data_dir
+    )
+    result = watched_lan.add(netns)
+    verbs: dict[str, Callable[[], object]] = {
+        "ADD of loopback": lambda: loopback.add(netns),
+        "ADD of host-local": lambda: ipam.add(netns, "b"),
+        "CHECK": lambda: watched_lan.check(result, netns),
+        "GC": lambda: watched_lan.collect(("a", "eth0")),
+        "STATUS": lambda: watched_lan.call("STATUS"),
+        "VERSION": lambda: watched_lan.call("VERSION"),
+        "an error": lambda: watched_lan.but(mtu="x").call("ADD", "c", netns).error,
+        "DEL": lambda: watched_lan.delete(netns=netns),
+    }
+    surprises = {}
+
+    for name, call in verbs.items():
+        watched.told.unlink()
+        call()
+        surprises[name] = (watched.modules - ADD - MAY - SETNS[watched.minor], watched.compiled)
+
+    assert surprises == dict.fromkeys(verbs, (set(), set()))
+
+
+def test_what_is_watched_for_would_be_seen(watched: Watched) -> None:
+    # A named tuple of the standard library's compiles its constructor.
+    text = "import posix, json, collections; collections.namedtuple('A', 'b'); posix._exit(0)"
+
+    subprocess.run([watched.folder.parent / "spy", "-IS", "-c", text], env={}, check=True)
+
+    assert {"json", "re"} <= watched.modules
+    assert watched.compiled
