@@ -174,7 +174,8 @@ def test_the_reference_leaves_alone_what_is_ours_beside_its_directory(plugin: ca
     ours = data_dir / ".podwire" / "blue" / "claim.1.2"
     ours.write_bytes(b"c1\r\neth0")  # as after a crash of ours between writing and linking
 
-    plugin("host-local", "DEL", asked, container_id="c1", path=(REFERENCE_PLUGINS,))
+    plugin.path = (REFERENCE_PLUGINS,)
+    plugin("host-local", "DEL", asked, container_id="c1", netns=NETNS)
 
     assert ours.exists()
     assert reserved(data_dir) == {}
