@@ -58,6 +58,7 @@ _ERROR = struct.Struct("=i")  # negative error number
 _LENGTH = struct.Struct("=I")
 _LARGEST_DATAGRAM = 32768  # what the kernel fills at most while it dumps
 _PATIENCE_S = 10
+_RESERVED = 1 << 31
 _DUMP_TRIES = 5
 
 # The ways in which the kernel says "that is not here": for who wants it gone, each is a success.
@@ -321,9 +322,13 @@ class Socket:
                 found.append(message)
 
     def reserve(self) -> int:
-        """A sequence number for `send`; answers to it are passed over by all other methods."""
+        """A sequence number for `send`, which no other method asks with, of this socket or of another.
+
+        What the kernel tells of a request's effects goes under the number of the request, and in each namespace to
+        the socket that has the asker's port there. Ours all have the same: our process's ID.
+        """
         self._sequence += 1
-        return self._sequence
+        return self._sequence | _RESERVED
 
     def send(self, request: Request, sequence: int, flags: int = NLM_F_ACK) -> None:
         """Sends one request without reading the answer: that is for who reserved the sequence number."""

@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.faults.injection import Server
-from tests.faults.scene import Scene, furnished_pod
+from tests.faults.scene import Scene, dual_stack, furnished_pod
+from tests.verbs.networks import Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from tests.calls import InProcess
+
+
+@pytest.fixture
+def lan(in_process: InProcess, node: Path, tmp_path: Path) -> Network:
+    """A network of both families on the test's node, whose plugin runs in this process."""
+    data_dir = tmp_path / "networks"
+    return Network(in_process, node, dual_stack(data_dir), data_dir)
 
 
 @pytest.fixture(scope="session")

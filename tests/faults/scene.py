@@ -91,16 +91,8 @@ class Scene:
 
     def network(self, circumstances: Circumstances | None = None) -> Network:
         """As plugins see it that are called under these circumstances."""
-        config = {
-            "cniVersion": "1.1.0",
-            "name": "lan",
-            "type": "bridge",
-            "bridge": "br0",
-            "isDefaultGateway": True,
-            "ipam": host_local(self.data_dir, "10.1.0.0/24", "fd00:1::/64"),
-        }
         launcher = Launcher(self._server, (self._folder,), self.run_dir, "unnamed", circumstances or Circumstances())
-        return Network(launcher, self.node, config, self.data_dir)
+        return Network(launcher, self.node, dual_stack(self.data_dir), self.data_dir)
 
     def call(self, fault: Fault, command: str, **keys: Any) -> Injected:
         """One verb for the container `a` in this scene's pod, under a fault; `keys` are added to the configuration."""
@@ -134,6 +126,18 @@ class Scene:
         whose = ("node", "pod", ALIVE)
         kernel = [f"{one}, {name}" for name, watch in zip(whose, self._watches) for one in watch.look()]
         return frozenset(kernel) | traces.files(self.run_dir, self.data_dir, without=KEPT)
+
+
+def dual_stack(data_dir: Path) -> dict[str, Any]:
+    """The configuration of a network of both families, whose gateway to everywhere is the node."""
+    return {
+        "cniVersion": "1.1.0",
+        "name": "lan",
+        "type": "bridge",
+        "bridge": "br0",
+        "isDefaultGateway": True,
+        "ipam": host_local(data_dir, "10.1.0.0/24", "fd00:1::/64"),
+    }
 
 
 @contextlib.contextmanager
