@@ -151,11 +151,6 @@ SABOTAGE: dict[str, tuple[str, str, str]] = {
         "bridge fdb del {mac} dev {port} master",
         "bridge fdb replace {mac} dev {port} master static",
     ),
-    "fdb entry of another port": (
-        "node",
-        "ip link add x type veth; ip link set x master br0; bridge fdb replace {mac} dev x master static",
-        "bridge fdb replace {mac} dev {port} master static",
-    ),
     "bridge down": ("node", "ip link set br0 down", "bridge br0 is down"),
     "bridge gone": ("node", "ip link del br0", "bridge br0; "),
     "IPv4 gateway gone": ("node", "ip address del 10.1.0.1/24 dev br0", "gateway address 10.1.0.1/24 on br0"),

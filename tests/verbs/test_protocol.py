@@ -589,7 +589,7 @@ CONFIGURATIONS = st.dictionaries(
 )
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     command=st.sampled_from(["ADD", "DEL", "CHECK", "STATUS"]),
     name=st.sampled_from([*PLUGINS, "host-local"]),
