@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cni.wanted import Pod
 
 _LARGEST_MTU = 65535
+_LEAST_IPV6_MTU = 1280  # RFC 8200; below it Linux switches IPv6 off on the link
 # Keys that the reference has and this does not do yet, with the values that ask for nothing.
 _UNSUPPORTED = {
     "vlan": "bridge VLAN filtering is not implemented",
@@ -99,6 +100,19 @@ class BridgeFeature(NamedTuple):
         ips = tuple([self._with_gateway(ip) for ip in pod.ips])
         routes = pod.routes + self._default_routes(ips, pod.routes)
         versions = sorted({ip.address.address.version for ip in ips})
+        if pod.mac == seen.mac:
+            # The bridge would pass on to the pod what all others send to the node.
+            raise CNIError(
+                INVALID_CONFIG,
+                f"MAC {pod.mac} is that of {self.bridge} itself, so a pod can't have it",
+                "ask for another one, or for none",
+            )
+        if 6 in versions and mtu < _LEAST_IPV6_MTU:
+            raise CNIError(
+                INVALID_CONFIG,
+                f"an MTU of {mtu} is too small for IPv6, which needs {_LEAST_IPV6_MTU}",
+                f'set "mtu" in the network configuration, or raise that of {self.bridge}',
+            )
         gateways = (
             tuple([Prefixed(ip.gateway, ip.address.length) for ip in ips if ip.gateway]) if self.is_gateway else ()
         )

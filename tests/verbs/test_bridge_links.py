@@ -60,6 +60,23 @@ def test_one_of_a_pods_two_interfaces_goes_and_the_other_stays(lan: Network, net
     assert set(lan.reserved.values()) == {"a eth0"}
 
 
+@pytest.mark.parametrize("name", ["all", "default"])
+def test_a_name_that_stands_for_all_interfaces_is_refused_by_the_kernel(
+    name: str, network: Callable[..., Network], netns: Path
+) -> None:
+    # In /proc/sys it would lead to settings of all the others.
+    lan = network("10.1.0.0/24", isGateway=True)
+
+    as_the_pods, as_the_bridges = (
+        lan.call("ADD", netns=netns, ifname=name),
+        lan.but(bridge=name).call("ADD", netns=netns),
+    )
+
+    assert as_the_pods.error["code"] == as_the_bridges.error["code"] == 100
+    assert namespaces.shell(lan.node, f"cat /proc/sys/net/ipv6/conf/{name}/accept_ra") == "1\n"
+    assert (lan.reserved, lan.records) == ({}, {})
+
+
 def test_an_alias_is_cut_where_the_kernel_would_refuse_it(network: Callable[..., Network], netns: Path) -> None:
     lan = network(name="n" * 100)
     pod = "a" * 200
@@ -124,6 +141,19 @@ def test_a_mac_that_no_interface_can_have_is_refused(mac: str, lan: Network, net
     assert [outcome.error["code"] for outcome in outcomes] == [7, 7, 4]
     assert all(mac in outcome.error["msg"] for outcome in outcomes)
     assert oracle.links(netns) == []
+
+
+def test_a_pod_cannot_have_the_bridges_mac_and_cut_the_node_off(lan: Network, make_netns: Callable[[], Path]) -> None:
+    a, b = make_netns(), make_netns()
+    mac = interface(lan.add(a, "a"), "br0")["mac"]
+
+    error = lan.but(runtimeConfig={"mac": mac}).call("ADD", "b", b).error
+
+    assert error["code"] == 7
+    assert mac in error["msg"]
+    assert oracle.links(b) == []
+    assert set(lan.reserved.values()) == {"a eth0"}
+    assert namespaces.tcp(a, lan.node, "10.1.0.1") == "10.1.0.2"
 
 
 # --- MTU --------------------------------------------------------------------------------------------
@@ -206,6 +236,16 @@ def test_an_mtu_that_the_kernel_refuses_leaves_nothing(mtu: int, network: Callab
     assert error["code"] == 100
     assert f"mtu {mtu}" in error["msg"]
     assert oracle.links(netns) == []
+    assert (lan.reserved, lan.records) == ({}, {})
+
+
+def test_an_mtu_that_ipv6_cannot_live_with_is_refused(network: Callable[..., Network], netns: Path) -> None:
+    lan = network("10.1.0.0/24", "fd00:1::/64", isGateway=True, mtu=1000)
+
+    error = lan.call("ADD", netns=netns).error
+
+    assert (error["code"], error["msg"]) == (7, "an MTU of 1000 is too small for IPv6, which needs 1280")
+    assert oracle.links(lan.node) == []
     assert (lan.reserved, lan.records) == ({}, {})
 
 

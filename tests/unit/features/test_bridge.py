@@ -398,6 +398,25 @@ def test_a_bridge_of_a_larger_mtu_keeps_it() -> None:
     assert [one.mtu for one in found.interfaces] == [9000, 1400, 1400]
 
 
+@pytest.mark.parametrize(("bridge_mtu", "configured"), [(1500, 1279), (1000, 0)])
+def test_an_mtu_that_ipv6_cannot_live_with_is_refused_where_there_is_ipv6(bridge_mtu: int, configured: int) -> None:
+    with pytest.raises(CNIError) as caught:
+        wanted(ip("fd00::5/64"), bridge_mtu=bridge_mtu, mtu=configured)
+
+    assert (caught.value.code, str(configured or bridge_mtu) in caught.value.msg) == (7, True)
+    assert wanted(ip("10.1.0.5/24"), bridge_mtu=bridge_mtu, mtu=configured).veths[0].mtu == (configured or bridge_mtu)
+    assert wanted(ip("fd00::5/64"), mtu=1280).veths[0].mtu == 1280
+
+
+def test_a_pod_cannot_have_the_bridges_mac() -> None:
+    seen = {"br0": Link(name="br0", kind="bridge", mac=MAC, mtu=1500)}
+
+    with pytest.raises(CNIError) as caught:
+        feature(bridge="br0").wanted(Pod(KEY, "/run/netns/a", "eth0", KEY.tag, MAC, HOST_MAC, (), (), seen))
+
+    assert (caught.value.code, MAC in caught.value.msg) == (7, True)
+
+
 def test_a_port_is_set_up_where_it_differs_from_how_a_port_begins() -> None:
     assert of_kind(BridgePort, wanted()) == []
     assert of_kind(BridgePort, wanted(hairpinMode=True)) == [BridgePort(KEY.tag, True, False)]
