@@ -354,3 +354,46 @@ def test_reservations_that_cannot_be_released_are_an_error_until_they_can(lan: N
     (lan.data_dir / "aside").rename(folder)
     lan.delete(netns=netns)
     assert_detached(lan, netns)
+
+
+def fake_ipam(folder: Path, on_del: str) -> Path:
+    """A directory with an IPAM plugin that answers ADD with what is no result, and notes what it was called for."""
+    folder.mkdir()
+    script = folder / "fake"
+    script.write_text(
+        f"#!/bin/sh\necho $CNI_COMMAND $CNI_CONTAINERID >> {folder}/calls\n"
+        f'case $CNI_COMMAND in ADD) echo "{{}}";; DEL) {on_del};; esac\n'
+    )
+    script.chmod(0o755)
+    return folder
+
+
+def test_an_ipam_plugin_that_fails_is_asked_to_take_back_what_it_may_have_given(
+    network: Callable[..., Network], netns: Path, tmp_path: Path
+) -> None:
+    lan = network(ipam={"type": "fake"})
+    folder = fake_ipam(tmp_path / "fake", "true")
+
+    error = lan.call("ADD", netns=netns, path=[folder]).error
+
+    assert (error["code"], error["msg"]) == (105, "IPAM plugin returned missing IP config")
+    assert (folder / "calls").read_text().split("\n")[:2] == ["ADD a", "DEL a"]
+    assert oracle.links(netns) == []
+    assert lan.records == {}
+
+
+def test_a_roll_back_that_fails_is_told_beside_the_first_error_and_can_be_gone_on_with(
+    network: Callable[..., Network], netns: Path, tmp_path: Path
+) -> None:
+    lan = network(ipam={"type": "fake"})
+    failing = fake_ipam(tmp_path / "fake", 'echo \'{"code": 150, "msg": "not today"}\'; exit 1')
+
+    outcome = lan.call("ADD", netns=netns, path=[failing])
+
+    assert outcome.error["msg"] == "IPAM plugin returned missing IP config"
+    assert "what was made could not be taken away either (not today)" in outcome.stderr
+    assert len(outcome.stderr.splitlines()) == 1
+    assert [record["stage"] for record in lan.records.values()] == ["leaving"]
+    assert lan.call("DEL", netns=netns, path=[failing]).error["code"] == 150
+    lan.delete(netns=netns, path=[fake_ipam(tmp_path / "better", "true")])
+    assert lan.records == {}
