@@ -65,7 +65,8 @@ class Tap:
             except BlockingIOError:
                 return found
             if kind != PACKET_OUTGOING:
-                found.append(Frame(data[:6].hex(":"), data[6:12].hex(":"), *struct.unpack("!H", data[12:14]), data[14:]))
+                (ethertype,) = struct.unpack("!H", data[12:14])
+                found.append(Frame(data[:6].hex(":"), data[6:12].hex(":"), ethertype, data[14:]))
 
     def awaited(self, ethertype: int, count: int = 1, timeout: float = 2.0) -> list[Frame]:
         """The next `count` frames of a type; fewer where no more come in time."""
