@@ -58,7 +58,7 @@ class Tap:
 
     def seen(self) -> list[Frame]:
         """What arrived since the last look."""
-        found = []
+        found: list[Frame] = []
         while True:
             try:
                 data, (_link, _protocol, kind, *_rest) = self._socket.recvfrom(1 << 16)
