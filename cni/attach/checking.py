@@ -43,6 +43,7 @@ def missing_objects(nl: Socket, things: Iterable[LinkObject]) -> list[str]:
     """Those that are not there, in the words of the request that would make them."""
     missing = []
     indexes: dict[str, int] = {}
+    routes: dict[int, list[LinkRoute]] = {}
     for thing in things:
         if isinstance(thing, Neighbour):
             continue
@@ -52,7 +53,15 @@ def missing_objects(nl: Socket, things: Iterable[LinkObject]) -> list[str]:
         index = indexes[thing.link]
         if not index:
             missing.append(f"interface {thing.link}")
-        elif not thing.find(nl, index) and not (isinstance(thing, LinkRoute) and thing.is_kept_out(nl, index)):
+        elif isinstance(thing, LinkRoute):
+            version = thing.dst.version
+            if version not in routes:
+                routes[version] = inet.routes(nl, version)
+            there = any(thing.matches(found) for found in routes[version] if found.link == f"if{index}")
+            # Content with a route whose place another link's has: networks of one pod may each bring a default.
+            if not there and not any(thing.is_kept_out_by(found, index) for found in routes[version]):
+                missing.append(thing.make(index).what)
+        elif not thing.find(nl, index):
             missing.append(thing.make(index).what)
     return missing
 

@@ -241,17 +241,14 @@ class LinkRoute(NamedTuple):
     def find(self, nl: Socket, index: int) -> bool:
         return any(self.matches(found) for found in routes(nl, self.dst.version, index))
 
-    def is_kept_out(self, nl: Socket, index: int) -> bool:
-        """Whether a route over another link has the place of this one, so that `make` left it at that."""
+    def is_kept_out_by(self, found: LinkRoute, index: int) -> bool:
+        """Whether `found` is over another link and has the place of this route, so that `make` left it at that."""
         usual = IP6_RT_PRIO_USER if self.dst.version == 6 else 0
-        return any(
-            (found.dst, found.table, found.priority) == (self.dst, self._table, self.priority or usual)
-            for found in routes(nl, self.dst.version)
-            if found.link != f"if{index}"
-        )
+        place = self.dst, self._table, self.priority or usual
+        return found.link != f"if{index}" and (found.dst, found.table, found.priority) == place
 
     def matches(self, found: LinkRoute) -> bool:
-        """Whether `found` is this route in everything that this one asks for."""
+        """Whether `found`, over whatever link, is this route in everything that this one asks for."""
         return (
             (found.dst, found.gw, found.table) == (self.dst, self.gw, self._table)
             and self.priority in (0, found.priority)

@@ -21,7 +21,8 @@ from cni.spec.section import Section
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final, Self
+    from collections.abc import Callable
+    from typing import Any, Final, Self
 
 STDIN_BYTES: Final = 8 << 20
 _CHUNK_BYTES: Final = 1 << 16
@@ -41,14 +42,14 @@ class NetConf(NamedTuple):
     keys: Section
     """The whole object; its `where` is the plugin's type."""
     ipam: Section
-    runtime_config: Section
-    args: Section
+    runtime_config: Section = Section({}, "runtimeConfig")
+    args: Section = Section({}, "args.cni")
     """`args.cni`."""
-    capabilities: frozenset[str]
+    capabilities: frozenset[str] = frozenset()
     """What the plugin is configured to be told in `runtime_config`."""
-    dns: DNS
-    prev_result: Result | None
-    valid_attachments: frozenset[tuple[str, str]] | None
+    dns: DNS = DNS()
+    prev_result: Result | None = None
+    valid_attachments: frozenset[tuple[str, str]] | None = None
     """GC's list, of (container ID, interface name). None, for absent or null: nothing is to be done."""
 
     @classmethod
@@ -56,8 +57,9 @@ class NetConf(NamedTuple):
         """CNIError 6 for what isn't a JSON object or has no version's form, 1 for a version that we don't speak, 7 for
         what it says, 5 for too much of it.
 
-        `leaving` is for DEL, which needs no previous result: there, one that can't be read counts as absent. Later
-        members of the chain wrote it too, and a pod must not stay because one of them is sloppy.
+        `leaving` is for DEL, which needs no more than to know the network and its IPAM: what else can't be read counts
+        as absent. Later members of the chain wrote the previous result too, somebody may have broken the configuration
+        since the ADD, and a pod must not stay because of either.
         """
         if len(stdin) > STDIN_BYTES:
             raise _too_long(STDIN_BYTES)
@@ -80,20 +82,24 @@ class NetConf(NamedTuple):
             )
         versions.parse(version)
         versions.require_supported(version)
-        return cls(
-            version,
-            name,
-            keys.text("type"),
-            stdin,
-            keys,
-            keys.section("ipam"),
-            keys.section("runtimeConfig"),
-            keys.section("args").section("cni"),
-            _capabilities(keys.section("capabilities")),
-            DNS.parse(keys.section("dns")),
-            _previous(keys, version, leaving),
-            _valid_attachments(keys),
-        )
+        found = cls(version, name, "", stdin, keys, keys.section("ipam"))
+        parsers: dict[str, Callable[[], Any]] = {
+            "type": lambda: keys.text("type"),
+            "runtime_config": lambda: keys.section("runtimeConfig"),
+            "args": lambda: keys.section("args").section("cni"),
+            "capabilities": lambda: _capabilities(keys.section("capabilities")),
+            "dns": lambda: DNS.parse(keys.section("dns")),
+            "prev_result": lambda: _previous(keys, version),
+            "valid_attachments": lambda: _valid_attachments(keys),
+        }
+        read = {}
+        for field, parse in parsers.items():
+            try:
+                read[field] = parse()
+            except CNIError:
+                if not leaving:
+                    raise
+        return found._replace(**read)
 
 
 def spoken(stdin: bytes) -> str:
@@ -166,14 +172,9 @@ def _header(keys: Section, key: str, failure: str) -> str:
     return value
 
 
-def _previous(keys: Section, version: str, leaving: bool) -> Result | None:
-    try:
-        value = keys.raw("prevResult")
-        return None if value is None else Result.parse(value, version, "prevResult")
-    except CNIError:
-        if leaving:
-            return None
-        raise
+def _previous(keys: Section, version: str) -> Result | None:
+    value = keys.raw("prevResult")
+    return None if value is None else Result.parse(value, version, "prevResult")
 
 
 def _capabilities(keys: Section) -> frozenset[str]:
