@@ -9,10 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import pytest
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cni.kernel.link import Link
+    from cni.wanted import Addresses, Delegation
     from tests.faults.scene import Scene
 
     OnBench = Callable[[Callable[["Bench"], None]], None]
@@ -45,14 +47,15 @@ ECHOING = tuple(map(int, os.uname().release.split("-")[0].split(".")[:2])) >= (6
 
 
 class Bench:
-    """A node in the calling thread's namespace, with a port to delete, and a hook between fork and listening."""
+    """A node in the calling thread's namespace, with a port to delete by a helper that waits to be let go."""
 
     def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
         self.node = node
-        self.after_fork: Callable[[], object] = lambda: None
+        self.after_fork: Callable[[], object] = self.let_go
         """What the caller does first when it has a helper."""
         self.asked = 0
         """How often it was asked whether the link is still there."""
+        self._go, self._let_go = os.pipe()
         there = reaper._there
 
         def counted(found: Link) -> bool:
@@ -60,17 +63,37 @@ class Bench:
             return there(found)
 
         monkeypatch.setattr(reaper, "_there", counted)
-        monkeypatch.setattr(reaper, "posix", Instead(posix, fork=self.fork))
+        monkeypatch.setattr(reaper, "posix", Instead(posix, fork=self._fork))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.let_go()
+        self.node.settle()
+        os.close(self._go)
 
     @property
     def port(self) -> Link:
         return links.need(self.node.nl, "port0")
 
-    def fork(self) -> int:
+    def let_go(self) -> None:
+        if self._let_go >= 0:
+            os.close(self._let_go)
+            self._let_go = -1
+
+    def _fork(self) -> int:
         helper = os.fork()
         if helper:
             self.after_fork()
+        else:
+            self.let_go()  # for our part
+            os.read(self._go, 1)
         return helper
+
+
+def no_addresses(_: Delegation) -> Addresses:
+    raise AssertionError("links are deleted without asking for anybody's addresses")
 
 
 class Instead:
@@ -100,9 +123,8 @@ def on_bench(node: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, listeni
 
     def work(work: Callable[[Bench], None]) -> None:
         def inside() -> None:
-            with Node(str(run_dir), lambda _: None) as here:  # type: ignore[arg-type, return-value]  # no addresses
-                work(Bench(here, monkeypatch))
-                here.settle()
+            with Node(str(run_dir), no_addresses) as here, Bench(here, monkeypatch) as bench:
+                work(bench)
 
         namespaces.inside(node, inside)
 
@@ -112,11 +134,7 @@ def on_bench(node: Path, run_dir: Path, monkeypatch: pytest.MonkeyPatch, listeni
 # --- the answer -------------------------------------------------------------------------------------
 
 
-def test_an_end_that_was_lost_in_a_storm_is_asked_for(
-    on_bench: OnBench, listening: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go, going = os.pipe()
-
+def test_an_end_that_was_lost_in_a_storm_is_asked_for(on_bench: OnBench, listening: str) -> None:
     def test(bench: Bench) -> None:
         nl, port = bench.node.nl, bench.port
         noise = links.need(nl, "noise")
@@ -129,21 +147,16 @@ def test_an_end_that_was_lost_in_a_storm_is_asked_for(
                 else:  # where no other link's news come, only answers that nobody reads can be too many
                     for _ in range(2000):
                         nl.send(links.set_mtu(noise.ifindex, "noise", 1300), nl.reserve())
-                os.write(going, b"...")
+                bench.let_go()
                 while links.find(own, "port0"):
                     pass
 
-        monkeypatch.setattr(reaper, "posix", Instead(posix, fork=bench.fork, closerange=lambda *_: os.read(go, 1)))
         bench.after_fork = storm
         reaper.delete(bench.node, port)
 
         assert bench.asked
 
-    try:
-        on_bench(test)
-    finally:
-        os.close(go)
-        os.close(going)
+    on_bench(test)
 
 
 def test_who_never_sees_the_end_of_other_links_news_still_hears_the_kernels_answer(
@@ -176,41 +189,29 @@ def test_who_never_sees_the_end_of_other_links_news_still_hears_the_kernels_answ
 
 def test_a_port_that_leaves_its_bridge_is_not_gone_yet(on_bench: OnBench, monkeypatch: pytest.MonkeyPatch) -> None:
     """That is announced first, by a message of the same type and for the same link."""
-    go, going = os.pipe()
     heard: list[bytes] = []
 
-    class Listening(Socket):
-        """A socket that lets the helper go on when it has heard all there is to hear."""
-
-        def receive(self, what: str = "", flags: int = 0) -> bytes:
-            try:
-                heard.append(super().receive(what, flags))
-                return heard[-1]
-            except OSError:
-                os.write(going, b"...")  # for each range of descriptors that it closes
-                raise
-
-    def wait_for_go(_low: int, _high: int) -> None:
-        os.read(go, 1)
-
-    monkeypatch.setattr(reaper, "_kernel_version", lambda: (6, 1))  # who listens to the group hears what others do
-    monkeypatch.setattr(reaper, "Socket", Listening)
-
     def test(bench: Bench) -> None:
-        port = bench.port
-        monkeypatch.setattr(reaper, "posix", Instead(posix, closerange=wait_for_go))
+        class Listening(Socket):
+            """A socket that lets the helper go when it has heard all there is to hear without it."""
+
+            def receive(self, what: str = "", flags: int = 0) -> bytes:
+                try:
+                    heard.append(super().receive(what, flags))
+                    return heard[-1]
+                except OSError:
+                    bench.let_go()
+                    raise
+
+        monkeypatch.setattr(reaper, "_kernel_version", lambda: (6, 1))  # who listens to the group hears what others do
+        monkeypatch.setattr(reaper, "Socket", Listening)
         bench.after_fork = lambda: subprocess.run(["ip", "link", "set", "port0", "nomaster"], check=True)
+        reaper.delete(bench.node, bench.port)
 
-        reaper.delete(bench.node, port)
-
-        assert any(data[4] == links.RTM_DELLINK and data[16] == links.AF_BRIDGE for data in heard)
         assert links.find(bench.node.nl, "port0") is None
+        assert [data[16] for data in heard if data[4] == links.RTM_DELLINK] == [links.AF_BRIDGE, socket.AF_UNSPEC]
 
-    try:
-        on_bench(test)
-    finally:
-        os.close(go)
-        os.close(going)
+    on_bench(test)
 
 
 def test_a_refusal_is_an_error_at_once(on_bench: OnBench) -> None:
