@@ -26,9 +26,9 @@ def lan(in_process: InProcess, node: Path, tmp_path: Path) -> Network:
     return Network(in_process, node, dual_stack(data_dir), data_dir)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def server() -> Iterator[Server]:
-    """The warm process that plugins are forked from."""
+    """The warm process that plugins are forked from; there before any test, so that none is blamed for it."""
     with Server() as running:
         yield running
 
