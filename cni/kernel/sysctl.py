@@ -16,8 +16,14 @@ class Sysctl(NamedTuple):
     value: str
 
     def make(self) -> None:
-        """Writes it, in the calling thread's namespace. Raises OSError, naming the sysctl."""
+        """Sets it, in the calling thread's namespace. Raises OSError, naming the sysctl.
+
+        Only what differs is written. To set some of them (disable_ipv6, forwarding) the kernel needs the lock of all
+        links and doesn't sleep for it: the writer spins, and twenty pods at once keep each other from getting on.
+        """
         try:
+            if self.find():
+                return
             fd = posix.open(_ROOT + self.path, posix.O_WRONLY | posix.O_CLOEXEC)
             try:
                 posix.write(fd, self.value.encode())
