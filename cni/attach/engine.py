@@ -326,13 +326,15 @@ def gc(node: Node, network: str, plugin: str, addresses: Addresses, valid: froze
     if valid is None:
         return
     node.prepare()
-    stale = {key for key in node.records.keys(network) if key.plugin == plugin}
-    # And links that bear our tag and have lost their record.
-    for found in links.dump(node.nl, "veth"):
-        key = Key.parse(found.alias)
-        if key and key.tag == found.name and (key.network, key.plugin) == (network, plugin):
-            stale.add(key)
     failures = _Failures()
+    stale = {key for key in node.records.keys(network) if key.plugin == plugin}
+    with failures:
+        # And links that bear our tag and have lost their record. A list of links that keeps changing is no reason to
+        # leave the rest.
+        for found in links.dump(node.nl, "veth"):
+            key = Key.parse(found.alias)
+            if key and key.tag == found.name and (key.network, key.plugin) == (network, plugin):
+                stale.add(key)
     for key in sorted(stale):
         if (key.container_id, key.ifname) not in valid:
             with failures:

@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from cni.kernel import link as links
+from cni.kernel.netlink import NetlinkError
 from tests.faults.injection import ERRORS, Injected, until_unreached
 from tests.faults.scene import Scene
 from tests.faults.seam import INTERRUPT, KILL, NONE, TERMINATE, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.verbs.networks import Network
 
     Scenes = Callable[..., Scene]
 
@@ -32,6 +37,7 @@ DEADLY = (INTERRUPT, TERMINATE, KILL)
 AT_LEAST = {"ADD": 100, "CHECK": 80, "DEL": 60, "GC": 80}
 """Steps that a verb surely has. With fewer, the stand-ins aren't where the plugin looks."""
 
+TRY_AGAIN_LATER = 11
 CHECK_FAILED = 103
 INTERNAL = 999
 
@@ -157,6 +163,22 @@ def leave_garbage(scene: Scene) -> None:
     """For GC: a container that was attached, and an address of one that never was."""
     scene.network().add(scene.pod)
     (scene.data_dir / "lan/10.1.0.99").write_text("gone\r\neth0")
+
+
+def test_a_gc_that_cannot_list_the_links_collects_what_has_a_record(
+    lan: Network, netns: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While links come and go all the time the kernel's list may never be whole."""
+    lan.add(netns)
+
+    def torn(_nl: object, _kind: str) -> list[object]:
+        raise NetlinkError(errno.EINTR, "ip link show", "the kernel's list kept changing")
+
+    monkeypatch.setattr(links, "dump", torn)
+    collected = lan.collect()
+
+    assert collected.error["code"] == TRY_AGAIN_LATER
+    assert (lan.records, lan.reserved) == ({}, {})
 
 
 @EACH_ERROR
