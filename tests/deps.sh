@@ -1,21 +1,22 @@
 #!/bin/sh
 # What the machine must have for a target of the Makefile: `tests/deps.sh PURPOSE...`
 #
-# PURPOSE is lint, check, test, demo or bench: packages that are missing are installed by apt, or, without root,
-# named with the line that installs them. `python` makes .venv with nothing in it, `packages` fills it.
-# Nothing is fetched when nothing is missing.
+# PURPOSE is lint, check, test, test-vm, demo or bench: packages that are missing are installed by apt, or, without
+# root, named with the line that installs them. `python` makes .venv with nothing in it, `packages` fills it, `kernel`
+# unpacks one into .cache/vm. Nothing is fetched when nothing is missing.
 set -eu
 cd "$(dirname "$0")/.."
 
 # Debian package, what is there when it is installed (a command, or a file), who needs it.
 # Names in capitals are for root only: an ordinary user's `make test` skips what would use them.
 NEEDS='
-iproute2                    ip                                  check test demo bench
-util-linux                  unshare                             check test demo bench
-ca-certificates             /etc/ssl/certs/ca-certificates.crt  lint check test bench
+iproute2                    ip                                  check test test-vm demo bench
+util-linux                  unshare                             check test test-vm demo bench
+ca-certificates             /etc/ssl/certs/ca-certificates.crt  lint check test test-vm bench
 nftables                    nft                                 check test
 conntrack                   conntrack                           TEST
-busybox-static              busybox                             TEST
+busybox-static              busybox                             TEST test-vm
+qemu-system-x86             qemu-system-x86_64                  test-vm
 containerd                  containerd                          TEST
 runc                        runc                                TEST
 procps                      /usr/bin/kill                       TEST
@@ -29,8 +30,8 @@ main() {
     missing=
     for purpose in "$@"; do
         case $purpose in
-        lint | check | test | demo | bench) look_for "$purpose" ;;
-        python | packages) "$purpose" ;;
+        lint | check | test | test-vm | demo | bench) look_for "$purpose" ;;
+        python | packages | kernel) "$purpose" ;;
         *) fail "tests/deps.sh: no purpose is called $purpose" ;;
         esac
     done
@@ -109,6 +110,28 @@ packages() {
     echo "+ .venv/bin/python -m pip install --editable .[agent,test,dev]"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[agent,test,dev]'
     pwd >.venv/ready
+}
+
+# The kernel that tests/vm boots, Debian 12's. Not installed: this machine goes on with its own.
+kernel() {
+    for image in .cache/vm/boot/vmlinuz-6.1.*-amd64 /boot/vmlinuz-6.1.*-amd64; do
+        [ ! -e "$image" ] || return 0
+    done
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq; fi
+    package=$(apt-cache depends linux-image-amd64 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-6\.1\..*\)/\1/p')
+    if [ -z "$package" ]; then
+        echo "no package has Linux 6.1 here, so the tests that boot it are skipped"
+        return 0
+    fi
+    echo "+ apt-get download $package"
+    new=.cache/vm.new
+    rm -rf "$new"
+    mkdir -p "$new"
+    (cd "$new" && apt-get download -qq -o APT::Sandbox::User=root "$package")
+    dpkg-deb --fsys-tarfile "$new"/*.deb | tar -x -C "$new" --wildcards --no-wildcards-match-slash \
+        './boot/vmlinuz-*' './lib/modules/*/kernel/net' './lib/modules/*/kernel/drivers/net/*.ko'
+    rm -rf "$new"/*.deb .cache/vm
+    mv "$new" .cache/vm
 }
 
 fail() {
