@@ -9,6 +9,7 @@ import pytest
 
 from cni.kernel import sysctl
 from cni.kernel.sysctl import Sysctl
+from cni.lean import posix
 from tests import namespaces
 
 ARP_NOTIFY = Sysctl("net/ipv4/conf/lo/arp_notify", "1")
@@ -25,6 +26,23 @@ def test_a_setting_is_made_and_found_in_the_namespace_and_nowhere_else(netns: Pa
     assert namespaces.shell(netns, "cat /proc/sys/net/ipv4/conf/lo/arp_notify") == "1\n"
     assert not ARP_NOTIFY.find()
     assert sysctl.read(ARP_NOTIFY.path) == "0"
+
+
+def test_what_is_as_wanted_is_not_written(netns: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = []
+    really = posix.open
+
+    def watched(path: str, flags: int) -> int:
+        opened.append(flags & posix.O_WRONLY)
+        return really(path, flags)
+
+    namespaces.inside(netns, ARP_NOTIFY.make)
+    monkeypatch.setattr(posix, "open", watched)
+
+    namespaces.inside(netns, ARP_NOTIFY.make)
+    monkeypatch.undo()
+
+    assert opened == [0]
 
 
 def test_an_interface_with_a_dot_in_its_name_is_no_other_interface(netns: Path) -> None:
