@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from tests import calls, session
-from tests.faults.seam import JOURNAL_BYTES, KILL, NONE, Fault, steps
+from tests.faults.seam import JOURNAL_BYTES, KILL, LEFT_OPEN, NONE, Fault, steps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,6 +46,8 @@ class Injected(calls.Outcome):
     fault: Fault
     steps: tuple[str, ...]
     helper_steps: tuple[str, ...]
+    left_open: int
+    """How many descriptors were open when it was done: an agent would still have them."""
 
     @property
     def step(self) -> str:
@@ -91,19 +93,22 @@ class Server:
                 os.ftruncate(journal, 2 * JOURNAL_BYTES)
                 os.write(streams[0], stdin)
                 os.lseek(streams[0], 0, os.SEEK_SET)
-                told = {"name": name, "environ": dict(environ), **dataclasses.asdict(circumstances)}
-                request = json.dumps(told).encode()
+                asked = {"name": name, "environ": dict(environ), **dataclasses.asdict(circumstances)}
+                request = json.dumps(asked).encode()
                 socket.send_fds(self._requests, [request], [there, journal, writing, *streams])
             finally:
                 os.close(writing)
             code = os.read(reading, 16)
             assert code, f"{name} under {circumstances}: its handler died"
             stdout, stderr = [os.pread(fd, os.fstat(fd).st_size, 0) for fd in streams[1:]]
-            taken = steps(journal), steps(journal, helper=True)
+            noted, helped = steps(journal), steps(journal, helper=True)
         finally:
             for fd in opened:
                 os.close(fd)
-        return Injected(int(code), stdout, stderr.decode(errors="replace"), circumstances.fault, *taken)
+        taken = tuple(step for step in noted if step != LEFT_OPEN)
+        left_open = len(noted) - len(taken)
+        told = stderr.decode(errors="replace")
+        return Injected(int(code), stdout, told, circumstances.fault, taken, helped, left_open)
 
 
 class Launcher(calls.Caller):

@@ -14,6 +14,7 @@ pytest. It is started once and forks, so a call costs two milliseconds and hundr
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import json
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 KILL, STOP, INTERRUPT, TERMINATE = -signal.SIGKILL, -signal.SIGSTOP, -signal.SIGINT, -signal.SIGTERM
 """In the place of an error number: the process gets that signal. KILL is an exit code too, as `subprocess` has it."""
+
+LEFT_OPEN = "left-open"
+"""Noted at the end for each descriptor that is still open."""
 
 NOT_STEPS = frozenset({"_exit", "getpid", "inet_ntop", "inet_pton", "isatty", "setns", "strerror"})
 """What can't fail, or touches nothing: not worth a round each. (`setns` is counted as lean's.)"""
@@ -269,7 +273,12 @@ def _become_plugin(seam: Seam, request: dict[str, Any], node: int, journal: Jour
     for number in request["ignored"]:
         signal.signal(number, signal.SIG_IGN)
     seam.arm(Fault(*request["fault"]), journal, request["release"])
-    os._exit(plugin.main(request["name"], request["environ"], 0, 1, 2, exiting=True))
+    code = plugin.main(request["name"], request["environ"], 0, 1, 2, exiting=True)
+    for left in range(len(streams), _MOST_DESCRIPTORS):
+        with contextlib.suppress(OSError):
+            os.fstat(left)
+            journal.note(LEFT_OPEN)
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -59,10 +59,13 @@ def detach(scene: Scene, outcome: Injected) -> None:
     assert not scene.changed(), f"{scene.changed()}, {told(outcome)}"
 
 
-def said_clearly(outcome: Injected) -> None:
-    """What the system refuses is a CNI error, and no traceback but where a thread was lost."""
+def fails_well(outcome: Injected) -> None:
+    """What the system refuses is a CNI error, and no traceback but where a thread was lost; nothing is left open."""
     if outcome.code and outcome.step != "setns":
         assert outcome.error["code"] != INTERNAL, told(outcome)
+    got_lost = outcome.fault.after and outcome.step in ("open", "pipe2", "socket")
+    if not got_lost and outcome.step != "close" and not outcome.fault.lasting:  # those of sockets never fail
+        assert not outcome.left_open, told(outcome)
 
 
 # --- a step fails -----------------------------------------------------------------------------------
@@ -98,7 +101,7 @@ def test_the_first_add_of_a_node_that_fails_leaves_at_most_the_bridge(scenes: Sc
 
 def nothing_is_left(scene: Scene, outcome: Injected) -> None:
     """Of an ADD that failed and was able to take back what it did."""
-    said_clearly(outcome)
+    fails_well(outcome)
     if outcome.code and not is_odd(outcome) and outcome.step != "setns" and scene.stage() != "complete":
         assert not scene.changed(), f"{scene.changed()}, {told(outcome)}"
 
@@ -118,7 +121,7 @@ def test_an_add_that_cannot_take_anything_back_leaves_that_to_a_del(scenes: Scen
         scene = scene if has_life else scenes(has_life=False)
         outcome = scene.call(Fault(number, ERRORS[number % len(ERRORS)], lasting=True), "ADD")
         yield outcome
-        said_clearly(outcome)
+        fails_well(outcome)
         detach(scene, outcome)
 
     assert until_unreached(attempt) > AT_LEAST["ADD"]
@@ -134,7 +137,7 @@ def test_a_del_that_fails_is_finished_by_the_next(scenes: Scenes, errors: int, r
             scene.network().add(scene.pod)
             outcome = scene.call(fault, "DEL")
             yield outcome
-            said_clearly(outcome)
+            fails_well(outcome)
             if outcome.code == 0:
                 assert not scene.changed(), f"{scene.changed()}, {told(outcome)}"
             detach(scene, outcome)
@@ -151,7 +154,7 @@ def test_a_gc_that_fails_is_finished_by_the_next(scenes: Scenes, errors: int) ->
             leave_garbage(scene)
             outcome = scene.collect(fault)
             yield outcome
-            said_clearly(outcome)
+            fails_well(outcome)
             if outcome.code:
                 assert scene.collect().code == 0, told(outcome)
             assert not scene.changed(), f"{scene.changed()}, {told(outcome)}"
@@ -191,7 +194,7 @@ def test_a_check_that_fails_changes_nothing_and_does_not_call_the_pod_broken(sce
         for fault in failures(number, errors):
             outcome = scene.call(fault, "CHECK", prevResult=result)
             yield outcome
-            said_clearly(outcome)
+            fails_well(outcome)
             assert scene.changed() == before, told(outcome)
             if outcome.code and outcome.step != "setns":
                 assert outcome.error["code"] != CHECK_FAILED, told(outcome)
