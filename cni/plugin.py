@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from cni.kernel.netlink import NetlinkError
+from cni.kernel.netlink import Refused
 from cni.lean import dumps, loads, posix
 from cni.plugins import HOST_LOCAL, NAMES, PLUGINS
 from cni.spec import versions
@@ -17,6 +17,7 @@ from cni.spec.errors import (
     INVALID_CONFIG,
     IO_FAILURE,
     KERNEL_REFUSED,
+    PASSING,
     STATE_UNUSABLE,
     TRY_AGAIN_LATER,
     CNIError,
@@ -27,14 +28,10 @@ from cni.spec.request import Request
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Final
 
     from cni.attach.node import Node
     from cni.plugins import Plugin
     from cni.spec.result import Result
-
-# Refusals that the same request may not meet a moment later.
-_PASSING: Final = frozenset({errno.EAGAIN, errno.EBUSY, errno.EINTR, errno.ENOBUFS, errno.ENOMEM, errno.ETIMEDOUT})
 
 
 def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr: int, *, exiting: bool = False) -> int:
@@ -81,12 +78,12 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
 
 def translated(error: OSError) -> CNIError:
     """A refusal of the kernel, or of a file system, in the terms of the specification."""
-    if isinstance(error, NetlinkError):
-        code = TRY_AGAIN_LATER if error.errno in _PASSING else KERNEL_REFUSED
+    if isinstance(error, Refused):
+        code = TRY_AGAIN_LATER if error.errno in PASSING else KERNEL_REFUSED
         failure = CNIError(code, str(error), "the kernel refused it; the part before the colon can be replayed by hand")
     else:
         where = f"{error.filename}: " if error.filename else ""
-        code = TRY_AGAIN_LATER if error.errno in _PASSING else STATE_UNUSABLE
+        code = TRY_AGAIN_LATER if error.errno in PASSING else STATE_UNUSABLE
         name = errno.errorcode.get(error.errno or 0, "?")
         failure = CNIError(code, f"{where}{error.strerror or error} ({name})", _advice(error.errno))
     for note in getattr(error, "__notes__", ()):
@@ -129,7 +126,10 @@ def _attach(node: Node, name: str, plugin: Plugin, request: Request, conf: NetCo
 
     command = request.command
     leaving = command == "DEL"
-    ipam = (addresses.of_leaving if leaving else addresses.of)(conf, request.args, request.path)
+    if plugin.recorded:
+        ipam = (addresses.of_leaving if leaving else addresses.of)(conf, request.args, request.path)
+    else:
+        ipam = addresses.NoAddresses()  # who leaves no trace has nowhere to note a lease, and so takes none
     if command == "GC":
         if plugin.recorded:
             engine.gc(node, conf.name, name, ipam, conf.valid_attachments)

@@ -21,7 +21,7 @@ from cni.kernel import link as links
 from cni.kernel.inet import Neighbour
 from cni.kernel.netns import LostThreadError
 from cni.lean import NamedTuple, posix
-from cni.spec.errors import ALREADY_ATTACHED, CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, CNIError
+from cni.spec.errors import ALREADY_ATTACHED, CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, PASSING, CNIError
 from cni.spec.result import DNS, Result
 from cni.wanted import Key, Pod, Wanted
 
@@ -361,13 +361,14 @@ def status(node: Node, addresses: Addresses) -> None:
     """Whether an ADD could be served, as far as lasting causes go. Raises CNIError 50, or what the IPAM says.
 
     Asked every few seconds, and a no makes the node NotReady: so it costs the same whatever there is on the node,
-    and passing troubles are none of its business.
+    and passing troubles are not told as lasting ones.
     """
     try:
         node.prepare()
-        with node.lock(Key("", "", "", "status")):
-            node.require_room()
-            links.find(node.nl, "lo")
+        node.require_room()
+        links.find(node.nl, "lo")
     except OSError as error:
+        if error.errno in PASSING:
+            raise
         raise CNIError(NOT_AVAILABLE, f"the node can't attach pods: {error}", f"state is in {node.run_dir}") from error
     addresses.status()

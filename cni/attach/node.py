@@ -89,14 +89,13 @@ class Node:
                 raise
 
     def require_room(self) -> None:
-        """Raises OSError where a record could not be written: by writing something of its size. Not for two at once."""
+        """Raises OSError where a record could not be written: by writing something of its size."""
         path = f"{self.run_dir}/room"
-        fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, 0o600)
-        try:
-            write_all(fd, bytes(_RECORD_BYTES))
-        finally:
-            posix.close(fd)
-            posix.unlink(path)
+        with self._state_lock():
+            try:
+                _write(path, bytes(_RECORD_BYTES), 0o600)
+            finally:
+                unlink(path)
 
     def lock(self, key: Key) -> Lock:
         """Keeps other calls for this attachment out. Taken before any other lock."""

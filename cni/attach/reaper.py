@@ -154,5 +154,13 @@ def _there(found: Link) -> bool:
 
 
 def _kernel_version() -> tuple[int, int]:
-    major, minor = posix.uname().release.split(".")[:2]
-    return int(major), int("".join([c for c in minor if c.isdigit()]) or 0)
+    return version_of(posix.uname().release)
+
+
+def version_of(release: str) -> tuple[int, int]:
+    """The first two numbers of what uname(2) says, as in "6.1.0-13-amd64" or "6.2-rc1"; (0, 0) for anything else."""
+    numbers = []
+    for part in release.split(".")[:2]:
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        numbers.append(int(digits or 0))
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)

@@ -39,6 +39,8 @@ PLANNED: Final = "planned"
 COMPLETE: Final = "complete"
 LEAVING: Final = "leaving"
 
+# A new version must be able to take away what an older one attached. So a field is only ever appended to an object,
+# with a default for records that lack it, and a kind is never renamed; what can't be done so is another format.
 _FORMAT: Final = 1
 _NAME_MAX: Final = 255  # linux/limits.h
 
@@ -156,8 +158,9 @@ def _field_to_json(field: object) -> object:
 
 
 def _object_from_json(value: list[Any]) -> Any:
+    """Without the last fields, those that have defaults, where a version wrote it that did not have them yet."""
     kind, parsers = _KINDS[value[0]]
-    return kind(*_parsed(parsers, value[1:]))
+    return kind(*_parsed(parsers[: len(value) - 1], value[1:]))
 
 
 def objects_to_json(wanted: Wanted) -> str:

@@ -172,7 +172,7 @@ class BridgeFeature(NamedTuple):
             *[LinkAddress(link, ip.address, self.dad) for ip in ips],
             *[Neighbour(link, ip.gateway, bridge_mac) for ip in ips if ip.gateway and self.is_gateway],
             *[
-                LinkRoute(link, *(route if _is_on_link(route) else route._replace(gw=gateways.get(route.dst.version))))
+                LinkRoute.of(link, route if _is_on_link(route) else route._replace(gw=gateways.get(route.dst.version)))
                 for route in _distinct(routes, ips)
             ],
         )

@@ -31,9 +31,10 @@ from ipam.address import Address, Interface, Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Final
+    from typing import Final, Self
 
     from cni.kernel.netlink import Message, Socket
+    from cni.spec.result import Route
 
 # linux/rtnetlink.h
 RTM_NEWADDR: Final = 20
@@ -189,6 +190,20 @@ class LinkRoute(NamedTuple):
     priority: int = 0
     table: int | None = None
     scope: int | None = None
+
+    @classmethod
+    def of(cls, link: str, route: Route) -> Self:
+        """A result's route, over a link."""
+        return cls(
+            link,
+            route.dst,
+            route.gw,
+            route.mtu,
+            route.advmss,
+            priority=route.priority,
+            table=route.table,
+            scope=route.scope,
+        )
 
     @property
     def _table(self) -> int:

@@ -65,11 +65,11 @@ _DUMP_TRIES = 5
 ABSENT: Final = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO})
 
 
-class NetlinkError(OSError):
-    """The kernel refused one netlink request.
+class Refused(OSError):
+    """The kernel refused one thing that was asked of it.
 
-    `what` is the request in the syntax of iproute2, so that an operator can replay it by hand; `hint` is
-    the kernel's extended-ack sentence, or "" when it sent none.
+    `what` is the request as a command that does the same (`ip`, `bridge`, `sysctl`, `nsenter`), so that an operator
+    can replay it by hand; `hint` is the kernel's own sentence about it, or "" when there is none.
     """
 
     def __init__(self, code: int, what: str, hint: str = "") -> None:
@@ -80,6 +80,10 @@ class NetlinkError(OSError):
     def __str__(self) -> str:
         name = errno.errorcode.get(self.errno or 0, "?")
         return f"{self.what}: {self.hint or self.strerror} ({name})"
+
+
+class NetlinkError(Refused):
+    """… in a netlink message; `hint` is the extended ack's."""
 
 
 class Request(NamedTuple):

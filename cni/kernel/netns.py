@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 
+from cni.kernel.netlink import Refused
 from cni.lean import fcntl, posix, setns
 
 TYPE_CHECKING = False
@@ -69,7 +70,7 @@ class Netns:
 
 
 class Inside:
-    """The calling thread is in `there` for the length of a `with`. Raises OSError on entering.
+    """The calling thread is in `there` for the length of a `with`. Raises Refused on entering.
 
     Kept to a few system calls; whatever can be done through a socket of `there` is done outside.
     """
@@ -79,7 +80,10 @@ class Inside:
         self._home = home
 
     def __enter__(self) -> None:
-        setns(self._there.fd, CLONE_NEWNET)
+        try:
+            setns(self._there.fd, CLONE_NEWNET)
+        except OSError as error:
+            raise Refused(error.errno or 0, f"nsenter --net={self._there.path}") from error
 
     def __exit__(self, *_: object) -> None:
         try:

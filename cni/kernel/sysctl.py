@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from cni.kernel.netlink import Refused
 from cni.lean import NamedTuple, posix
 
 _ROOT = "/proc/sys/"
@@ -16,7 +17,7 @@ class Sysctl(NamedTuple):
     value: str
 
     def make(self) -> None:
-        """Sets it, in the calling thread's namespace. Raises OSError, naming the sysctl.
+        """Sets it, in the calling thread's namespace. Raises Refused.
 
         Only what differs is written. To set some of them (disable_ipv6, forwarding) the kernel needs the lock of all
         links and doesn't sleep for it: the writer spins, and twenty pods at once keep each other from getting on.
@@ -30,7 +31,7 @@ class Sysctl(NamedTuple):
             finally:
                 posix.close(fd)
         except OSError as error:
-            raise OSError(error.errno, f"sysctl -w {self}: {error.strerror}") from error
+            raise Refused(error.errno or 0, f"sysctl -w {self}") from error
 
     def __str__(self) -> str:
         """As sysctl(8) takes it, which understands slashes too: the way to tell of an interface with a dot."""

@@ -10,6 +10,8 @@ about a configuration are made here, by functions that can't forget the key or t
 
 from __future__ import annotations
 
+import errno
+
 from cni.lean import dumps
 
 TYPE_CHECKING = False
@@ -37,6 +39,20 @@ DELEGATE_FAILED: Final = 105
 STATE_UNUSABLE: Final = 106
 NO_INTERPRETER: Final = 107
 INTERNAL: Final = 999
+
+# Refusals of the operating system that the same request may not meet a moment later.
+PASSING: Final = frozenset(
+    {
+        errno.EAGAIN,
+        errno.EBUSY,
+        errno.EINTR,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOBUFS,
+        errno.ENOMEM,
+        errno.ETIMEDOUT,
+    }
+)
 
 _SHOWN_CHARACTERS: Final = 120
 

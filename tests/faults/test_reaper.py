@@ -394,3 +394,19 @@ def test_pods_come_and_go_in_a_storm_of_other_links_news(scenes: Callable[..., S
     namespaces.shell(scene.node, "ip link set vforeign mtu 1500")
 
     assert not scene.changed()
+
+
+@pytest.mark.parametrize(
+    ("release", "version"),
+    [
+        ("6.1.0-13-amd64", (6, 1)),
+        ("6.1-rc1", (6, 1)),
+        ("5.15-rc2-custom", (5, 15)),
+        ("6.18.44-fc", (6, 18)),
+        ("10.0", (10, 0)),
+        ("7", (0, 0)),
+        ("next.tree", (0, 0)),
+    ],
+)
+def test_a_kernels_version_is_its_first_two_numbers(release: str, version: tuple[int, int]) -> None:
+    assert reaper.version_of(release) == version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cni import lean
-from cni.kernel.netlink import Message, Request, Socket
+from cni.kernel.netlink import Message, NetlinkError, Request, Socket
 from tests import namespaces, oracle
 from tests.conftest import REFERENCE_PLUGINS
 from tests.verbs.networks import Network
@@ -168,3 +169,12 @@ def test_a_range_that_is_full_is_not_asked_for(network: Callable[..., Network], 
 
 def test_a_network_without_addresses_has_a_status_too(network: Callable[..., Network]) -> None:
     assert network().call("STATUS").code == 0
+
+
+def test_a_passing_trouble_is_not_told_as_a_lasting_one(lan: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_nl: Socket, request: Request) -> Message | None:
+        raise NetlinkError(errno.ENOMEM, request.what)
+
+    monkeypatch.setattr(Socket, "get", refused)
+
+    assert lan.call("STATUS").error["code"] == 11

@@ -129,3 +129,13 @@ def test_loopback_and_a_network_of_the_same_pod_do_not_meet(loopback: Network, l
 
     assert lan.check(result, netns).code == 0
     lan.delete(netns=netns)
+
+
+def test_an_ipam_section_asks_for_nothing(loopback: Network, netns: Path) -> None:
+    network = loopback.but(ipam={"type": "no-such-plugin", "ranges": 5})
+
+    result = network.add(netns)
+
+    assert network.check(result, netns).code == 0
+    assert network.call("STATUS").code == 0
+    assert network.call("DEL", netns=netns).code == 0

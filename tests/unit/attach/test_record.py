@@ -171,6 +171,20 @@ def test_a_record_with_something_odd_in_it_is_never_half_understood() -> None:
                     assert all(isinstance(text, str) for text in texts)
 
 
+def test_a_record_of_an_older_version_has_the_defaults_of_what_came_later() -> None:
+    """As written by the first version, and by one before it that knew no duplicate address detection and no metrics."""
+    value = json_of(PLAIN)
+    value["objects"] = {"pod": [["address", "eth0", "10.1.0.5/16"], ["route", "eth0", "0.0.0.0/0", "10.1.0.1"]]}
+
+    found = read(value)
+
+    assert found
+    assert found.wanted.pod == (
+        LinkAddress("eth0", Interface.parse("10.1.0.5/16"), dad=False),
+        LinkRoute("eth0", Network.parse("0.0.0.0/0"), Address.parse("10.1.0.1")),
+    )
+
+
 @pytest.mark.parametrize("missing", ["boot", "stage", "key", "netns", "delegation", "objects"])
 def test_a_record_that_lacks_something_counts_as_absent(missing: str) -> None:
     value = json_of(PLAIN)

@@ -13,6 +13,7 @@ from cni.kernel import inet, link, netlink
 from cni.kernel.inet import FoundAddress, LinkAddress, LinkRoute
 from cni.kernel.link import Bridge, Link, Veth
 from cni.kernel.netlink import Message, Request
+from cni.spec.result import Route
 from ipam.address import Address, Interface, Network
 from tests.unit.kernel import objects
 
@@ -186,3 +187,12 @@ def test_only_a_bridges_port_has_what_a_bridges_port_has() -> None:
 )
 def test_what_a_kernel_without_ipv6_cannot_have_is_gone(drop: Callable[[int], Request]) -> None:
     assert drop(1).fine >= netlink.ABSENT | inet.NO_FAMILY
+
+
+def test_a_results_route_keeps_all_that_it_says() -> None:
+    told = Route(Network.parse("10.9.0.0/16"), Address.parse("10.0.0.1"), 1400, 1300, 7, 77, 253)
+
+    found = LinkRoute.of("eth0", told)
+
+    assert {field: getattr(found, field) for field in told._fields} == told._asdict()
+    assert found.link == "eth0"
