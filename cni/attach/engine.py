@@ -63,7 +63,7 @@ def add(node: Node, call: Call) -> Result:
         if not call.recorded:
             wanted = _wanted(call, _pod(node, call, Result()))
             return _result(call, wanted, making.make_in_pod(pod_side, wanted, {}), DNS())
-        node.prepare()
+        node.prepare(adding=True)
         with node.lock(call.key):
             cookie = pod_side.nl.netns_cookie()
             _clear_remains(node, call.key, pod_side, cookie)

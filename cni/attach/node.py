@@ -69,11 +69,15 @@ class Node:
                 if error.errno != errno.ECHILD:
                     raise
 
-    def prepare(self) -> None:
-        """Makes sure of the state directory, and says in it which boot this is.
+    def prepare(self, *, adding: bool = False) -> None:
+        """Makes sure of the state directory; who is adding to it says in it which boot this is.
 
-        A process in another PID namespace has another process 1, so it has to take the stamp from here.
+        A process in another PID namespace has another process 1, so it has to take the stamp from here. Who takes
+        something away has nothing to write: there may be no room for it.
         """
+        if not adding:
+            make_dirs(self.run_dir)
+            return
         path = f"{self.run_dir}/boot"
         stamp = self.boot.encode()
         if read_file(path) == stamp:
@@ -130,7 +134,7 @@ class Node:
 def _write(path: str, data: bytes, mode: int) -> None:
     fd = posix.open(path, posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC, mode)
     try:
-        write_all(fd, data)
+        write_all(fd, data, path)
     finally:
         posix.close(fd)
 

@@ -252,7 +252,7 @@ class Records:
             fd = posix.open(new, flags, 0o600)
         try:
             try:
-                write_all(fd, content)
+                write_all(fd, content, new)
             finally:
                 posix.close(fd)
             posix.rename(new, path)
@@ -320,10 +320,14 @@ def read_file(path: str) -> bytes | None:
         posix.close(fd)
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """All of it: a disk that fills up can take a part, and says so only at the next write."""
-    while data:
-        data = data[posix.write(fd, data) :]
+def write_all(fd: int, data: bytes, path: str) -> None:
+    """All of it: a disk that fills up can take a part, and says so only at the next write. Errors name `path`."""
+    try:
+        while data:
+            data = data[posix.write(fd, data) :]
+    except OSError as error:
+        error.filename = path
+        raise
 
 
 def unlink(path: str) -> None:

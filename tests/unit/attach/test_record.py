@@ -238,7 +238,7 @@ def test_a_record_that_cannot_be_written_leaves_the_one_before_and_nothing_else(
 ) -> None:
     records.write(PLAIN)
 
-    def full(_fd: int, _data: bytes) -> None:
+    def full(_fd: int, _data: bytes, _path: str) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(record, "write_all", full)
