@@ -7,6 +7,10 @@ found again by the next call, or given back by `release`.
 
 Asking again is harmless: an owner that holds addresses of these ranges gets the same ones. Whether it
 still deserves them is for the caller to know.
+
+A store may have hints about what is free, and they may be wrong; so before a range is called full, or a requested
+address somebody else's, the store looks at everything, and what belongs to nobody any more is taken back: a claim
+that its writer died over, and those of owners that the caller knows to be gone.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from ipam.address import Address, Interface
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Container, Iterable, Sequence
     from typing import Protocol
 
     from ipam.ranges import RangeSet
@@ -37,11 +41,17 @@ if TYPE_CHECKING:
         def claims(self) -> Iterable[tuple[Address, str]]:
             """Everything that is held, by whom."""
 
+        def candidates(self, version: int, first: int, last: int) -> Iterable[int]:
+            """Which of these values are worth a `claim`, in order: all, or without those that seem to be taken."""
+
+        def look(self) -> None:
+            """Forgets whatever it thinks it knows: from here on, what is free is among the candidates."""
+
         def claim(self, address: Address, owner: str) -> bool:
             """Takes a free address; False if it isn't free. Durable and whole, or not done."""
 
-        def free(self, address: Address) -> None:
-            """Gives an address back, whoever holds it; a free one is fine."""
+        def free(self, address: Address, owner: str) -> None:
+            """Gives an address back that this owner holds; a free one is fine."""
 
         def last(self, index: int) -> Address | None:
             """What `remember` was told last about the range set of that index. A hint."""
@@ -68,6 +78,10 @@ class IsGateway(AllocationError):
     """A requested address is a gateway."""
 
 
+class IsExcluded(AllocationError):
+    """A requested address is one of those that nobody is to have."""
+
+
 class Taken(AllocationError):
     """A requested address is held by somebody else."""
 
@@ -81,11 +95,20 @@ class Exhausted(AllocationError):
     """Every address of a range set is held."""
 
 
+def _nobody() -> frozenset[str]:
+    return frozenset()
+
+
 def allocate(
-    store: Store, owner: str, sets: Sequence[RangeSet], requested: Iterable[Address] = ()
+    store: Store,
+    owner: str,
+    sets: Sequence[RangeSet],
+    requested: Iterable[Address] = (),
+    departed: Callable[[], Container[str]] = _nobody,
 ) -> tuple[Lease, ...]:
     """One address from each set, the requested ones where they fit.
 
+    `departed` names the owners that are gone for certain. It is asked when there is no other way to serve this one.
     Raises AllocationError, or what the store raises, after having given back whatever this call had taken;
     what the owner held before stays.
     """
@@ -97,12 +120,12 @@ def allocate(
         for index, (ranges, wish) in enumerate(zip(sets, wishes)):
             address = _kept(held, ranges, wish)
             if address is None:
-                address = _claimed(store, owner, index, ranges, wish)
+                address = _claimed(store, owner, index, ranges, wish, departed)
                 taken.append(address)
                 store.remember(index, address)
             leases.append(_lease(ranges, address))
     except BaseException:
-        _give_back(store, taken)
+        _give_back(store, owner, taken)
         raise
     return tuple(leases)
 
@@ -111,7 +134,7 @@ def release(store: Store, owner: str) -> list[Address]:
     """Gives back all that the owner holds, in whatever ranges; returns it."""
     held = store.held_by(owner)
     for address in held:
-        store.free(address)
+        store.free(address, owner)
     return held
 
 
@@ -122,10 +145,10 @@ def collect(store: Store, living: Callable[[str], bool]) -> list[Address]:
     """
     freed: list[Address] = []
     failures: list[OSError] = []
-    for address, owner in store.claims():
+    for address, owner in [*store.claims()]:
         if not living(owner):
             try:
-                store.free(address)
+                store.free(address, owner)
                 freed.append(address)
             except OSError as error:
                 failures.append(error)
@@ -144,6 +167,8 @@ def assign(sets: Sequence[RangeSet], requested: Iterable[Address]) -> list[Addre
             left.remove(wish)
             if wish.value in ranges.gateways:
                 raise IsGateway(f"{_failed(index)}: requested ip {wish} is subnet's gateway")
+            if not ranges.gives(wish):
+                raise IsExcluded(f"{_failed(index)}: requested IP address {wish} is excluded from range set {ranges}")
         wishes.append(wish)
     if left:
         raise Unmatched(f"failed to allocate all requested IPs: {' '.join(map(str, left))}")
@@ -153,27 +178,41 @@ def assign(sets: Sequence[RangeSet], requested: Iterable[Address]) -> list[Addre
 def _kept(held: list[Address], ranges: RangeSet, wish: Address | None) -> Address | None:
     """What the owner holds already, unless it asks for something else now."""
     for address in held:
-        if wish in (None, address) and ranges.range_of(address) and address.value not in ranges.gateways:
+        if wish in (None, address) and ranges.gives(address):
             return address
     return None
 
 
-def _claimed(store: Store, owner: str, index: int, ranges: RangeSet, wish: Address | None) -> Address:
+def _claimed(
+    store: Store,
+    owner: str,
+    index: int,
+    ranges: RangeSet,
+    wish: Address | None,
+    departed: Callable[[], Container[str]],
+) -> Address:
     if wish is None:
-        address = _next_free(store, owner, ranges, store.last(index)) or _nobodys(store, owner, ranges)
+        last = store.last(index)
+        address = _next_free(store, owner, ranges, last)
+        if address is None:
+            store.look()
+            take_back(store, ranges.gives, departed())
+            address = _next_free(store, owner, ranges, last)
         if address is None:
             raise Exhausted(f"{_failed(index)}: no IP addresses available in range set: {ranges}")
         return address
     if not store.claim(wish, owner):
-        text = f"{_failed(index)}: requested IP address {wish} is not available in range set {ranges}"
-        raise Taken(text, wish, store.owner_of(wish) or "")
+        take_back(store, wish.__eq__, departed())
+        if not store.claim(wish, owner):
+            text = f"{_failed(index)}: requested IP address {wish} is not available in range set {ranges}"
+            raise Taken(text, wish, store.owner_of(wish) or "")
     return wish
 
 
 def _next_free(store: Store, owner: str, ranges: RangeSet, last: Address | None) -> Address | None:
     version, gateways = ranges.version, ranges.gateways
     for run in ranges.order(last):
-        for value in range(run.first, run.last + 1):
+        for value in store.candidates(version, run.first, run.last):
             if value not in gateways:
                 address = Address(version, value)
                 if store.claim(address, owner):
@@ -181,14 +220,14 @@ def _next_free(store: Store, owner: str, ranges: RangeSet, last: Address | None)
     return None
 
 
-def _nobodys(store: Store, owner: str, ranges: RangeSet) -> Address | None:
-    """One whose claim names no owner: its writer died at it, for we hold the lock that it held."""
-    for address, holder in store.claims():
-        if not holder and ranges.range_of(address) and address.value not in ranges.gateways:
-            store.free(address)
-            if store.claim(address, owner):
-                return address
-    return None
+def take_back(store: Store, concerned: Callable[[Address], bool], departed: Container[str]) -> None:
+    """Gives back what is held by nobody any more, of the addresses `concerned`.
+
+    A claim that names no owner is one of those: its writer died, for we hold the lock that it held.
+    """
+    for address, holder in [*store.claims()]:
+        if concerned(address) and (not holder or holder in departed):
+            store.free(address, holder)
 
 
 def _lease(ranges: RangeSet, address: Address) -> Lease:
@@ -201,10 +240,10 @@ def _failed(index: int) -> str:
     return f"failed to allocate for range {index}"
 
 
-def _give_back(store: Store, taken: list[Address]) -> None:
+def _give_back(store: Store, owner: str, taken: list[Address]) -> None:
     for address in taken:
         try:
-            store.free(address)
+            store.free(address, owner)
         except OSError:
             # The caller hears of the first failure. What stays is still the owner's, and goes with its release.
             pass

@@ -10,7 +10,8 @@ better than by trying can search as a whole.
 
 Defaults, order and error texts are those of the reference's host-local, with three differences: /31 and /127
 are networks of two hosts (RFC 3021, RFC 6164); a gateway outside its network is an error unless it is
-link-local, as IPv6 routers are; and no range of a set gives away another one's gateway.
+link-local, as IPv6 routers are; and no range of a set gives away another one's gateway. And a range can
+exclude addresses and whole networks.
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ _MAPPED: Final = Network.parse("::ffff:0:0/96")
 
 
 class Range(NamedTuple):
-    """The addresses from `start` to `end`, both included, without the gateway."""
+    """The addresses from `start` to `end`, both included, without the gateway and what is excluded."""
 
     network: Network
     start: Address
     end: Address
     gateway: Address
+    excluded: tuple[Network, ...] = ()
+    """Whose addresses are given to nobody; single ones are networks of full length."""
 
     @classmethod
     def parse(cls, subnet: str, start: str = "", end: str = "", gateway: str = "") -> Self:
@@ -64,6 +67,11 @@ class Range(NamedTuple):
         if not network.holds(router) and not _LINK_LOCAL[network.version].holds(router):
             raise ValueError(f"gateway {router} not in network {network}")
         return cls(network, first, last, router)
+
+    def without(self, excluded: Iterable[Network]) -> Self:
+        """The same, with nothing given from these networks; those that lie elsewhere don't matter."""
+        met = [one for one in excluded if one.holds(self.start) or self.holds(one.first)]
+        return self._replace(excluded=self.excluded + tuple(met)) if met else self
 
     def holds(self, address: Address) -> bool:
         """Whether the address lies between the ends; the gateway may."""
@@ -114,6 +122,11 @@ class RangeSet(NamedTuple):
         """The values of the addresses that are nobody's to have."""
         return frozenset([one.gateway.value for one in self.ranges])
 
+    def gives(self, address: Address) -> bool:
+        """Whether somebody may have the address: in a range, no gateway, not excluded."""
+        one = self.range_of(address)
+        return one is not None and address.value not in self.gateways and not excludes(one, address)
+
     def range_of(self, address: Address) -> Range | None:
         """The range that the address lies in."""
         for one in self.ranges:
@@ -129,14 +142,15 @@ class RangeSet(NamedTuple):
         """Round robin: from behind `last` through all ranges and back, so that `last` itself comes at the end.
 
         An address that was given back rests as long as possible that way. From the beginning, when `last` is
-        None or lies in none of the ranges.
+        None or lies in none of the ranges. What is excluded is left out, gateways aren't.
         """
+        runs = [*map(_whole, self.ranges)]
         for i, one in enumerate(self.ranges):
             if last is not None and one.holds(last):
                 behind = [Run(last.value + 1, one.end.value, one)] if last != one.end else []
-                others = self.ranges[i + 1 :] + self.ranges[:i]
-                return [*behind, *map(_whole, others), Run(one.start.value, last.value, one)]
-        return [*map(_whole, self.ranges)]
+                runs = [*behind, *runs[i + 1 :], *runs[:i], Run(one.start.value, last.value, one)]
+                break
+        return [part for run in runs for part in (_parts(run) if run.range.excluded else (run,))]
 
     def __str__(self) -> str:
         return ",".join(map(str, self.ranges))
@@ -150,6 +164,19 @@ def require_disjoint(sets: Sequence[RangeSet]) -> None:
                 raise ValueError(f"range set {i} overlaps with {j}")
 
 
+def excludes(one: Range, address: Address) -> bool:
+    """Whether the range leaves the address out."""
+    return any(network.holds(address) for network in one.excluded)
+
+
+def exclusion(text: str) -> Network:
+    """An address or a CIDR, as an `exclude` list has them. Raises ValueError."""
+    if "/" in text:
+        return Network.parse(text)
+    alone = address(text)
+    return Network(*alone, BITS[alone.version])
+
+
 def address(text: str) -> Address:
     """An address, of IPv4 also when written as IPv6 (::ffff:10.1.0.5). Raises ValueError."""
     found = Address.parse(text)
@@ -158,3 +185,15 @@ def address(text: str) -> Address:
 
 def _whole(one: Range) -> Run:
     return Run(one.start.value, one.end.value, one)
+
+
+def _parts(run: Run) -> list[Run]:
+    """What is left of it without what its range excludes."""
+    parts = []
+    first = run.first
+    for network in sorted(run.range.excluded):
+        if first <= network.last.value and network.value <= run.last:
+            if first < network.value:
+                parts.append(Run(first, network.value - 1, run.range))
+            first = network.last.value + 1
+    return [*parts, Run(first, run.last, run.range)] if first <= run.last else parts

@@ -3,7 +3,10 @@
     <data_dir>/<network>/<address>             the owner, as text
     <data_dir>/<network>/last_reserved_ip.<n>  the address given last from range set n; a hint
     <data_dir>/<network>/lock                  flocked over every change
-    <data_dir>/.podwire/<network>/             claims being written, and nobody else's business
+    <data_dir>/.podwire/<network>/             nobody else's business:
+        stamps/<address>  who claimed it for whom in which boot; only so can a claim outlive its time
+        index             hints, so that no change has to read all claims (`ipam.index`)
+        claim.*           claims being written
 
 The first three are the format of the reference's host-local, which may take over from us, or we from it, or
 both work at once. It reads every file of its directory, hence the fourth: on the same file system, under a
@@ -12,6 +15,10 @@ name that no network has. Look into it all with `grep -r . <data_dir>` when some
 Claims appear whole: written to a temporary file, then linked to their name, which fails if the address is
 held. So a crash at any instant leaves an address owned or free. Nothing is synced to the disk: no owner
 survives the machine. An empty claim can only be the reference's, which creates first and writes then.
+
+A stamp is written before its claim, and counts only for the claim that it was written for: one that names the
+same owner and is of the same time. So it may be left behind, torn or lost, and at worst an address isn't
+reclaimed that could be. What somebody else wrote bears no stamp, and is never reclaimed by age.
 
 The lock is waited for, but not for ever: `Busy`. Everything else that fails is an OSError. This module neither
 picks addresses (`ipam.allocator`) nor knows what an owner is.
@@ -23,11 +30,14 @@ from errno import EACCES, EAGAIN, EEXIST, EISDIR, ELOOP, ENOENT, ENOSPC, ENOTDIR
 
 from cni.lean import fcntl, posix, time
 from ipam.address import Address
+from ipam.index import Index
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Final, Self
+
+    from ipam.recovery import Unwritten
 
 PATIENCE_S: Final = 20.0
 """Long enough for a queue of reference plugins that each read ten thousand files, shorter than a kubelet waits."""
@@ -35,6 +45,7 @@ PATIENCE_S: Final = 20.0
 _FIRST_PAUSE_S: Final = 0.0002
 _LONGEST_PAUSE_S: Final = 0.01
 _OURS: Final = b".podwire"
+STAGED: Final = b"claim."
 _NAME_STARTS: Final = b"0123456789abcdef:"
 _CHUNK_BYTES: Final = 4096
 _READ: Final = posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK  # opening a fifo that somebody left there won't hang
@@ -49,9 +60,20 @@ class Directory:
 
     `held_by`, `owner_of` and `claims` work without the lock too; what they say may then be over.
     With `create` false nothing is made that isn't there, and entering raises ENOENT if no ADD was ever here.
+
+    `boot` is what stamps are to say, `<boot ID> <start of process 1>`; with "" nothing is stamped, and nothing of
+    earlier boots reclaimed. `about` is what people call the owner that claims are made for; stamps keep it.
     """
 
-    def __init__(self, data_dir: str, network: str, create: bool = True, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        data_dir: str,
+        network: str,
+        create: bool = True,
+        patience_s: float = PATIENCE_S,
+        boot: str = "",
+        about: str = "",
+    ) -> None:
         # Bytes: under a foreign locale the interpreter would spell other names than the reference does.
         root = data_dir.encode("utf-8", "surrogateescape")
         name = network.encode("utf-8", "surrogateescape")
@@ -59,10 +81,15 @@ class Directory:
         self._ours = b"%b/%b/%b" % (root, _OURS, name)
         self._create = create
         self._patience_s = patience_s
+        self._boot = boot
+        self._about = about
         self._lock = -1
         self._staged = b""
         self._staged_owner = ""
+        self._staged_ns = 0
         self._cursors: dict[int, tuple[int, int]] = {}
+        self._index: Index | Unwritten | None = None
+        self._changed = False
 
     @property
     def path(self) -> str:
@@ -86,33 +113,40 @@ class Directory:
 
     def __exit__(self, *_: object) -> None:
         # What fails here must not deny the caller what is done already, nor keep the lock: a claim's file that stays
-        # is left for `sweep`, and a descriptor is closed even where closing it reports an error.
+        # is left for `sweep`, an index stays unsealed, and a descriptor is closed even where closing it reports an error.
         lock, self._lock = self._lock, -1
         try:
             try:
                 self._unstage()
+                self._seal()
             except OSError:
                 pass
+            self._forget()
             while self._cursors:
                 descriptor, _size = self._cursors.popitem()[1]
-                _close(descriptor)
+                close(descriptor)
         finally:
-            _close(lock)
+            close(lock)
 
     # --- what is held ---------------------------------------------------------------------------------
 
     def held_by(self, owner: str) -> list[Address]:
-        # Reads every claim. A shorter way to an owner's own belongs here, and must be verified by reading those.
         wanted = _encoded(owner)
-        names = [name for name in self._names() if self._read(name) == wanted]
-        return sorted([address for name in names if (address := _address(name))])
+        if self._lock < 0:
+            return sorted([address for address, holder in self.claims() if holder == owner])
+        try:
+            found = self._hints().of(wanted)
+        except OSError:
+            self._recover()
+            found = self._hints().of(wanted)
+        return sorted([address for address in found if self._read(_file_name(address)) == wanted])
 
     def owner_of(self, address: Address) -> str | None:
         name = _file_name(address)
         found = self._read(name)
         if found is not None:
             return _decoded(found)
-        return "" if _exists(self._file(name)) else None
+        return "" if exists(self.claim_file(name)) else None
 
     def claims(self) -> Iterator[tuple[Address, str]]:
         """In no order. What has an address for a name and is no file is taken, but no claim."""
@@ -123,18 +157,41 @@ class Directory:
 
     # --- changes, under the lock ----------------------------------------------------------------------
 
-    def claim(self, address: Address, owner: str) -> bool:
-        self._stage(owner)
-        try:
-            posix.link(self._staged, self._file(_file_name(address)))
-        except OSError as error:
-            if error.errno == EEXIST:
-                return False
-            raise
-        return True
+    def candidates(self, version: int, first: int, last: int) -> Iterator[int]:
+        return self._hints().candidates(version, first, last)
 
-    def free(self, address: Address) -> None:
-        _unlink(self._file(_file_name(address)))
+    def look(self) -> None:
+        self._forget()
+        self._recover()
+
+    def claim(self, address: Address, owner: str) -> bool:
+        hints = self._hints()
+        path = self.claim_file(_file_name(address))
+        # Asked first for the sake of the stamp, which may be that of whoever has the address. link() decides.
+        if not exists(path):
+            self._stage(owner)
+            if self._boot:
+                self._stamp(address, owner)
+            hints.add(_encoded(owner), address)
+            self._changed = True
+            try:
+                posix.link(self._staged, path)
+            except OSError as error:
+                if error.errno != EEXIST:
+                    raise
+            else:
+                hints.taken(address)
+                return True
+        hints.taken(address)
+        return False
+
+    def free(self, address: Address, owner: str) -> None:
+        name = _file_name(address)
+        self._changed = True
+        unlink(self.claim_file(name))
+        unlink(self.stamp_file(name))
+        if self._index:
+            self._index.drop(_encoded(owner), address)
 
     def last(self, index: int) -> Address | None:
         descriptor = self._cursor(index)
@@ -152,18 +209,20 @@ class Directory:
             self._cursors[index] = descriptor, len(text)
 
     def sweep(self) -> None:
-        """Removes what processes that died while they wrote a claim have left."""
-        for name in _listed(self._ours):
-            path = b"%b/%b" % (self._ours, name)
-            if path != self._staged:
-                _unlink(path)
+        """Removes what died writers and other people's releases have left beside the claims."""
+        from ipam import recovery
+
+        recovery.sweep(self, self._staged)
 
     # --- without changing anything --------------------------------------------------------------------
 
-    def require_usable(self) -> None:
-        """Raises OSError when a claim couldn't be made for a lasting reason. Costs the same however full it is."""
+    def require_usable(self, addresses: int = 1) -> None:
+        """Raises OSError when so many addresses couldn't be claimed at once, for a lasting reason.
+
+        Costs the same however full it is.
+        """
         path = self._path
-        while not _exists(path):
+        while not exists(path):
             path = _parent(path)
         if not posix.stat(path).st_mode & 0o170000 == 0o040000:  # S_IFMT, S_IFDIR of linux/stat.h
             raise _failure(ENOTDIR, path)
@@ -172,23 +231,85 @@ class Directory:
             raise _failure(EROFS, path)
         if not posix.access(path, posix.W_OK | posix.X_OK):
             raise _failure(EACCES, path)
+        files = 1 + addresses  # one that all claims of an owner are links to, and their stamps
         # One without a limit (a tmpfs, btrfs's inodes) has no count of what it could hold.
-        if (system.f_blocks and not system.f_bfree) or (system.f_files and not system.f_ffree):
+        if (system.f_blocks and system.f_bfree < files) or (system.f_files and system.f_ffree < files):
             raise _failure(ENOSPC, path)
+
+    # --- hints ----------------------------------------------------------------------------------------
+
+    def _hints(self) -> Index | Unwritten:
+        """The index, as it was left if it still holds, or else made anew from all claims."""
+        if self._index is None:
+            self._index = Index.open(self._ours)
+            index = self._index
+            if not index or index.tag != posix.stat(self._path).st_mtime_ns or self._boot not in ("", index.boot):
+                self._recover()
+        assert self._index is not None
+        return self._index
+
+    def _recover(self) -> None:
+        # Imported when it is needed: seldom.
+        from ipam import recovery
+
+        before = self._index
+        self._forget()
+        self._index, self._changed = recovery.recovered(self, self._boot, before.boot if before else ""), True
+
+    def _seal(self) -> None:
+        """Makes the index one that holds until somebody else changes the directory."""
+        if self._index and self._changed:
+            found = posix.stat(self._path)
+            if self._index.seal(found.st_mtime_ns + 1):
+                posix.utime(self._path, ns=(found.st_atime_ns, found.st_mtime_ns + 1))
+
+    def _forget(self) -> None:
+        if self._index:
+            self._index.close()
+        self._index = None
 
     # --- files ----------------------------------------------------------------------------------------
 
-    def _file(self, name: bytes) -> bytes:
+    @property
+    def ours(self) -> bytes:
+        """Where everything is that nobody else knows of."""
+        return self._ours
+
+    def stamp_file(self, name: bytes) -> bytes:
+        """Of the claim with this file name."""
+        return b"%b/stamps/%b" % (self._ours, name)
+
+    def _stamp(self, address: Address, owner: str) -> None:
+        """Notes when and for whom the claim is made that is about to be. `ipam.recovery` reads it."""
+        path = self.stamp_file(_file_name(address))
+        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
+        try:
+            descriptor = posix.open(path, flags, 0o600)
+        except OSError as error:
+            if error.errno != ENOENT:
+                raise
+            make_directories(b"%b/stamps" % self._ours, 0o700)
+            descriptor = posix.open(path, flags, 0o600)
+        try:
+            _write_all(descriptor, _encoded(f"{self._boot}\n{self._staged_ns}\n{self._about}\n{owner}"))
+        except BaseException:
+            unlink(path)
+            raise
+        finally:
+            posix.close(descriptor)
+
+    def claim_file(self, name: bytes) -> bytes:
+        """The claim with this file name."""
         return b"%b/%b" % (self._path, name)
 
     def _names(self) -> list[bytes]:
         """Of everything that may be a claim."""
-        return [name for name in _listed(self._path) if name[0] in _NAME_STARTS]
+        return [name for name in listed(self._path) if name[0] in _NAME_STARTS]
 
     def _read(self, name: bytes) -> bytes | None:
         """The owner in the file of that name; None when there is no such file, or something else than a file."""
         try:
-            descriptor = posix.open(self._file(name), _READ)
+            descriptor = posix.open(self.claim_file(name), _READ)
         except OSError as error:
             if error.errno in (ENOENT, ENXIO, ELOOP):
                 return None
@@ -207,7 +328,7 @@ class Directory:
         return found.strip()
 
     def _open_lock(self) -> int:
-        path = self._file(b"lock")
+        path = self.claim_file(b"lock")
         flags = posix.O_RDONLY | posix.O_CLOEXEC | (posix.O_CREAT if self._create else 0)
         try:
             return posix.open(path, flags, 0o600)
@@ -217,12 +338,12 @@ class Directory:
         if not self._create:
             # Claims without a lock: somebody removed it. ENOENT now means that there are no claims either.
             return posix.open(path, flags | posix.O_CREAT, 0o600)
-        _make_directories(self._path, 0o755)
+        make_directories(self._path, 0o755)
         return posix.open(path, flags, 0o600)
 
     def _cursor(self, index: int) -> int:
         if index not in self._cursors:
-            path = self._file(b"last_reserved_ip.%d" % index)
+            path = self.claim_file(b"last_reserved_ip.%d" % index)
             self._cursors[index] = posix.open(path, posix.O_RDWR | posix.O_CREAT | posix.O_CLOEXEC, 0o600), -1
         return self._cursors[index][0]
 
@@ -232,13 +353,12 @@ class Directory:
             return
         self._unstage()
         # The lock keeps others out; process and descriptor do so even if the lock's file was removed under us.
-        path = b"%b/claim.%d.%d" % (self._ours, posix.getpid(), self._lock)
+        path = b"%b/%b%d.%d" % (self._ours, STAGED, posix.getpid(), self._lock)
         descriptor = self._create_staged(path)
         self._staged = path
         try:
-            rest = _encoded(owner)
-            while rest:
-                rest = rest[posix.write(descriptor, rest) :]
+            _write_all(descriptor, _encoded(owner))
+            self._staged_ns = posix.fstat(descriptor).st_mtime_ns
         finally:
             posix.close(descriptor)
         self._staged_owner = owner
@@ -249,17 +369,17 @@ class Directory:
             return posix.open(path, flags, 0o600)
         except OSError as error:
             if error.errno == ENOENT:
-                _make_directories(self._ours, 0o700)
+                make_directories(self._ours, 0o700)
             elif error.errno == EEXIST:
                 # Unlinked, never truncated: who died between link and unlink left a second name of its claim here.
-                _unlink(path)
+                unlink(path)
             else:
                 raise
         return posix.open(path, flags, 0o600)
 
     def _unstage(self) -> None:
         if self._staged:
-            _unlink(self._staged)
+            unlink(self._staged)
             self._staged, self._staged_owner = b"", ""
 
 
@@ -304,7 +424,13 @@ def _decoded(found: bytes) -> str:
     return found.decode("utf-8", "surrogateescape")
 
 
-def _listed(path: bytes) -> list[bytes]:
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[posix.write(descriptor, data) :]
+
+
+def listed(path: bytes) -> list[bytes]:
+    """The names in a directory; none where there is none."""
     try:
         return posix.listdir(path)
     except OSError as error:
@@ -313,22 +439,25 @@ def _listed(path: bytes) -> list[bytes]:
         raise
 
 
-def _unlink(path: bytes) -> None:
+def unlink(path: bytes) -> None:
+    """Removes a file; none there is fine."""
     try:
         posix.unlink(path)
     except OSError as error:
-        if error.errno != ENOENT:
+        if error.errno not in (ENOENT, ENOTDIR):
             raise
 
 
-def _close(descriptor: int) -> None:
+def close(descriptor: int) -> None:
+    """Closes it, whatever closing it reports."""
     try:
         posix.close(descriptor)
     except OSError:
         pass
 
 
-def _exists(path: bytes) -> bool:
+def exists(path: bytes) -> bool:
+    """Whether anything has this name, a link to nowhere included."""
     try:
         posix.lstat(path)
     except OSError as error:
@@ -343,13 +472,14 @@ def _parent(path: bytes) -> bytes:
     return head or (b"/" if path[:1] == b"/" else b".")
 
 
-def _make_directories(path: bytes, mode: int) -> None:
+def make_directories(path: bytes, mode: int) -> None:
+    """The directory and those above it; those there are fine."""
     try:
         posix.mkdir(path, mode)
     except OSError as error:
         if error.errno == ENOENT:
-            _make_directories(_parent(path), mode)
-            _make_directories(path, mode)
+            make_directories(_parent(path), mode)
+            make_directories(path, mode)
         elif error.errno != EEXIST:
             raise
 

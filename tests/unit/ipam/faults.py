@@ -1,4 +1,4 @@
-"""Stand-ins for the calls that `ipam.store` makes: the n-th one fails, or the process is dead from it on."""
+"""Stand-ins for the calls that `ipam` makes on files: the n-th one fails, or the process is dead from it on."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import pytest
 
 CRASHING = "crash"
+
+MODULES = ("ipam.store", "ipam.index", "ipam.recovery")
 
 
 class Crash(BaseException):
@@ -28,6 +30,8 @@ class Calls:
 
     def __init__(self, at: int, fault: int | str) -> None:
         self.made: list[str] = []
+        self.about_hints: set[int] = set()
+        """Numbers of the calls that read or write an index, or ask whether it holds."""
         self.reached = False
         self._at = at
         self._fault = fault
@@ -43,6 +47,8 @@ class Calls:
     def _call(self, name: str, function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
         if self._dead:
             raise Crash
+        if name in ("pread", "pwrite", "stat", "utime", "rename", "mkdir") or self._is_index(name, arguments):
+            self.about_hints.add(len(self.made))
         if len(self.made) == self._at and not (name == "close" and self._fault != CRASHING):  # close doesn't fail
             self.reached = True
             if self._fault == CRASHING:
@@ -62,6 +68,9 @@ class Calls:
             self._open.discard(arguments[0])
         return result
 
+    def _is_index(self, name: str, arguments: tuple[Any, ...]) -> bool:
+        return name in ("open", "unlink") and b"/.podwire/" in arguments[0] and b"/index" in arguments[0]
+
     def _die(self) -> None:
         self._dead = True
         for descriptor in self._open:
@@ -71,9 +80,10 @@ class Calls:
 
 @contextlib.contextmanager
 def at_call(monkeypatch: pytest.MonkeyPatch, number: int, fault: int | str) -> Iterator[Calls]:
-    """What the block does with `ipam.store` meets the fault at its call of that number, counted from 0."""
+    """What the block does with an `ipam` directory meets the fault at its call of that number, counted from 0."""
     calls = Calls(number, fault)
     with monkeypatch.context() as patch:
-        patch.setattr("ipam.store.posix", calls)
+        for module in MODULES:
+            patch.setattr(f"{module}.posix", calls)
         with contextlib.suppress(Crash):
             yield calls

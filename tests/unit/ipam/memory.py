@@ -14,6 +14,7 @@ class Memory:
     def __init__(self, held: dict[Address, str] | None = None) -> None:
         self.held = dict(held or {})
         self.remembered: dict[int, Address] = {}
+        self.looked = 0
         self.tried: list[Address] = []
         """Every address that somebody wanted to claim, in order."""
 
@@ -33,7 +34,13 @@ class Memory:
         self.held[address] = owner
         return True
 
-    def free(self, address: Address) -> None:
+    def candidates(self, version: int, first: int, last: int) -> range:
+        return range(first, last + 1)
+
+    def look(self) -> None:
+        self.looked += 1
+
+    def free(self, address: Address, owner: str) -> None:
         self.held.pop(address, None)
 
     def last(self, index: int) -> Address | None:

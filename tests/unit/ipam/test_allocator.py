@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from ipam import census
 from ipam.address import Address
 from ipam.allocator import (
     AllocationError,
     Exhausted,
+    IsExcluded,
     IsGateway,
     Lease,
     Taken,
@@ -20,7 +22,7 @@ from ipam.allocator import (
     collect,
     release,
 )
-from ipam.ranges import Range, RangeSet
+from ipam.ranges import Range, RangeSet, exclusion
 from tests.unit.ipam.memory import Memory
 
 if TYPE_CHECKING:
@@ -246,10 +248,10 @@ class Failing(Memory):
             raise OSError(errno.ENOSPC, "No space left on device")
         return super().claim(address, owner)
 
-    def free(self, address: Address) -> None:
+    def free(self, address: Address, owner: str) -> None:
         if address == at("10.1.0.2"):
             raise OSError(errno.EIO, "Input/output error")
-        super().free(address)
+        super().free(address, owner)
 
 
 def test_when_the_store_fails_that_is_the_error_and_everything_else_is_given_back() -> None:
@@ -305,4 +307,77 @@ def test_a_large_range_is_searched_without_being_listed() -> None:
 
 
 def test_all_that_can_go_wrong_with_an_allocation_has_one_name() -> None:
-    assert {Exhausted, IsGateway, Taken, Unmatched} == set(AllocationError.__subclasses__())
+    assert {Exhausted, IsExcluded, IsGateway, Taken, Unmatched} == set(AllocationError.__subclasses__())
+
+
+# --- exclusions, and what is taken back -----------------------------------------------------------------
+
+HOLED = RangeSet.of([Range.parse("10.1.0.0/29").without([exclusion("10.1.0.2/31"), exclusion("10.1.0.5")])])
+
+
+def test_what_is_excluded_is_given_to_nobody() -> None:
+    store = Memory()
+
+    assert [given(store, f"c{i}", HOLED) for i in range(2)] == [["10.1.0.4/29"], ["10.1.0.6/29"]]
+    with pytest.raises(Exhausted):
+        given(store, "c2", HOLED)
+
+
+def test_what_is_excluded_cannot_be_requested() -> None:
+    with pytest.raises(IsExcluded) as raised:
+        given(Memory(), "a", HOLED, requested=("10.1.0.5",))
+
+    assert str(raised.value) == (
+        "failed to allocate for range 0: requested IP address 10.1.0.5 is excluded from range set 10.1.0.1-10.1.0.6"
+    )
+
+
+def test_what_was_excluded_after_it_was_given_is_not_given_again() -> None:
+    assert given(Memory({at("10.1.0.5"): "a"}), "a", HOLED) == ["10.1.0.4/29"]
+
+
+def test_owners_that_are_gone_make_room_before_a_range_is_called_full() -> None:
+    store = Memory({**full(SMALL), at("10.1.0.4"): "gone", at("192.0.2.1"): "gone"})
+
+    [lease] = allocate(store, "a", [SMALL], (), lambda: {"gone"})
+
+    assert str(lease.address) == "10.1.0.4/29"
+    assert store.held[at("192.0.2.1")] == "gone"
+    with pytest.raises(Exhausted):
+        allocate(store, "b", [SMALL], (), lambda: {"gone"})
+
+
+@pytest.mark.parametrize("holder", ["gone", ""])
+def test_a_requested_address_of_an_owner_that_is_gone_is_given(holder: str) -> None:
+    store = Memory({at("10.1.0.4"): holder, at("10.1.0.5"): "gone", at("10.1.0.6"): "b"})
+
+    [lease] = allocate(store, "a", [SMALL], [at("10.1.0.4")], lambda: {"gone"})
+
+    assert str(lease.address) == "10.1.0.4/29"
+    assert store.held[at("10.1.0.5")] == "gone"
+    with pytest.raises(Taken):
+        allocate(store, "a", [SMALL], [at("10.1.0.6")], lambda: {"gone"})
+
+
+def test_who_is_gone_is_not_asked_while_there_is_room() -> None:
+    def asked() -> set[str]:
+        raise AssertionError
+
+    allocate(Memory(), "a", [SMALL, SIX], [at("10.1.0.4")], asked)
+
+
+# --- census -------------------------------------------------------------------------------------------
+
+
+def test_a_census_counts_what_somebody_may_have() -> None:
+    assert census.count(HOLED, [at("10.1.0.4"), at("10.1.0.5"), at("10.1.0.1"), at("fd00::1")]) == (HOLED, 2, 1)
+    assert census.count(SIX, []).size == 2**64 - 2
+    assert str(census.count(HOLED, [])) == "0 of 2 addresses in 10.1.0.1-10.1.0.6 are held"
+
+
+def test_a_set_is_full_when_nobody_can_be_served_even_after_taking_back() -> None:
+    store = Memory({**full(SMALL), **full(HOLED), at("10.1.0.6"): "gone"})
+
+    assert census.full(store, [SIX, SMALL], lambda: {"gone"}) == []
+    store.held[at("10.1.0.6")] = "b"
+    assert [(one.held, one.size) for one in census.full(store, [SIX, SMALL, HOLED], set)] == [(5, 5), (2, 2)]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ipam.address import Address, Network
-from ipam.ranges import Range, RangeSet, Run, address, require_disjoint
+from ipam.address import Address, Interface, Network
+from ipam.ranges import Range, RangeSet, Run, address, exclusion, require_disjoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -193,3 +193,60 @@ def test_a_range_of_any_size_costs_the_same() -> None:
 
     assert len(runs) == 3
     assert sum(run.last - run.first + 1 for run in runs) == 2 * (2**120 - 1)
+
+
+# --- exclusions ---------------------------------------------------------------------------------------
+
+
+def without(*texts: str, subnet: str = "10.1.0.0/28") -> Range:
+    return Range.parse(subnet).without([exclusion(text) for text in texts])
+
+
+@pytest.mark.parametrize(
+    ("texts", "left"),
+    [
+        ((), [(1, 14)]),
+        (("10.1.0.3",), [(1, 2), (4, 14)]),
+        (("10.1.0.4/30", "10.1.0.5"), [(1, 3), (8, 14)]),
+        (("10.1.0.0/30", "10.1.0.12/30"), [(4, 11)]),
+        (("10.1.0.12", "10.1.0.2", "10.1.0.3"), [(1, 1), (4, 11), (13, 14)]),
+        (("10.1.0.0/24",), []),
+        (("10.2.0.0/24", "fd00::/64", "::/0"), [(1, 14)]),
+        (("::ffff:10.1.0.3",), [(1, 2), (4, 14)]),
+    ],
+)
+def test_what_is_excluded_is_not_tried(texts: tuple[str, ...], left: list[tuple[int, int]]) -> None:
+    runs = RangeSet.of([without(*texts)]).order(None)
+
+    assert [(run.first & 0xFF, run.last & 0xFF) for run in runs] == left
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 63), st.integers(26, 32)), max_size=6), st.one_of(st.none(), st.integers(1, 62))
+)
+def test_the_order_without_exclusions_is_the_order_less_what_is_excluded(
+    blocks: list[tuple[int, int]], last: int | None
+) -> None:
+    base = Range.parse("10.1.0.0/26")
+    networks = [Interface(base.network.first.plus(at), length).network for at, length in blocks]
+    behind = None if last is None else base.network.first.plus(last)
+
+    def values(one: Range) -> list[int]:
+        return [value for run in RangeSet.of([one]).order(behind) for value in range(run.first, run.last + 1)]
+
+    expected = [value for value in values(base) if not any(one.holds(Address(4, value)) for one in networks)]
+    assert values(base.without(networks)) == expected
+
+
+def test_an_excluded_address_is_in_its_range_and_given_to_nobody() -> None:
+    ranges = RangeSet.of([without("10.1.0.4/30")])
+    here, there, gateway = (Address.parse(f"10.1.0.{i}") for i in (5, 8, 1))
+
+    assert ranges.range_of(here)
+    assert [ranges.gives(one) for one in (here, there, gateway)] == [False, True, False]
+
+
+@pytest.mark.parametrize("text", ["", "10.1.0", "10.1.0.1/24", "10.1.0.0/33", "10.1.0.1-10.1.0.5"])
+def test_an_exclusion_is_an_address_or_a_network(text: str) -> None:
+    with pytest.raises(ValueError, match=r"invalid|host bits"):
+        exclusion(text)

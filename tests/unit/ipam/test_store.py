@@ -62,7 +62,8 @@ def claims(blue: Path) -> dict[str, bytes]:
 
 
 def staged(blue: Path) -> list[str]:
-    return os.listdir(blue.parent / ".podwire" / blue.name)
+    """Claims being written."""
+    return [name for name in os.listdir(blue.parent / ".podwire" / blue.name) if name.startswith("claim.")]
 
 
 # --- format -----------------------------------------------------------------------------------------
@@ -94,8 +95,8 @@ def test_it_is_a_store(blue: Path) -> None:
         assert store.owner_of(at("10.1.0.7")) is None
         assert store.held_by(OWNER) == [at("10.1.0.5")]
         assert sorted(store.claims()) == [(at("10.1.0.5"), OWNER), (at("10.1.0.6"), OTHER)]
-        store.free(at("10.1.0.5"))
-        store.free(at("10.1.0.5"))
+        store.free(at("10.1.0.5"), OWNER)
+        store.free(at("10.1.0.5"), OWNER)
         assert store.owner_of(at("10.1.0.5")) is None
 
 
@@ -345,7 +346,7 @@ def test_a_crash_in_a_del_leaves_every_address_owned_or_free(tmp_path: Path, mon
         delete(blue)
         assert owners(blue) == before
         if not calls.reached:
-            assert calls.made.count("unlink") == 2
+            assert calls.made.count("unlink") == 4  # and their stamps
             break
 
 
@@ -362,8 +363,8 @@ def test_a_failure_in_an_add_leaves_nothing_behind(tmp_path: Path, monkeypatch: 
         assert os.listdir("/proc/self/fd") == descriptors
         if not calls.reached:
             break
-        # The one call that may fail unnoticed takes the temporary file away, when all is done.
-        assert failed or calls.made[number] == "unlink"
+        # Hints may fail unnoticed: claims are what counts. So may taking the temporary file away, when all is done.
+        assert failed or number in calls.about_hints or calls.made[number] == "unlink"
         assert owners(blue) == before or not failed
         assert len(add(blue)) == 2
 
@@ -380,7 +381,8 @@ def test_a_failure_in_a_del_is_told_and_the_next_one_finishes(
         with faults.at_call(monkeypatch, number, code) as calls:
             failed = fails_with(code, delete, blue)
 
-        assert failed is calls.reached
+        assert failed or not calls.reached or number in calls.about_hints
+        assert failed or owners(blue) == before
         delete(blue, OWNER)
         assert owners(blue) == before
         if not calls.reached:
@@ -418,8 +420,8 @@ class Statvfs:
     ("said", "code"),
     [
         (Statvfs(), 0),
-        (Statvfs(f_bfree=0), errno.ENOSPC),
-        (Statvfs(f_ffree=0), errno.ENOSPC),
+        (Statvfs(f_bfree=1), errno.ENOSPC),
+        (Statvfs(f_ffree=1), errno.ENOSPC),
         (Statvfs(f_files=0, f_ffree=0), 0),  # as btrfs says: they don't run out
         (Statvfs(f_blocks=0, f_bfree=0), 0),  # as a tmpfs without a limit says
         (Statvfs(f_flag=os.ST_RDONLY), errno.EROFS),
