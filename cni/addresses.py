@@ -19,21 +19,26 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from cni.hostlocal import Departed
     from cni.spec.netconf import NetConf
     from cni.wanted import Addresses
 
 __all__ = ["Delegate", "HostLocal", "NoAddresses", "of", "of_leaving", "reopen"]
 
 
-def of(conf: NetConf, args: str, path: Sequence[str]) -> Addresses:
-    """For a verb that came with this configuration. `path` is CNI_PATH, `args` CNI_ARGS."""
+def of(conf: NetConf, args: str, path: Sequence[str], boot: str = "", departed: Departed | None = None) -> Addresses:
+    """For a verb that came with this configuration. `path` is CNI_PATH, `args` CNI_ARGS.
+
+    What is reserved is stamped with `boot`. Where addresses run out, `departed` says of which attachments of a
+    network it is certain that they are gone.
+    """
     if conf.ipam.empty:
         return NoAddresses()
     kind = conf.ipam.text("type")
     if not kind:
         raise conf.ipam.error("type", "the name of an IPAM plugin")
     if kind == "host-local":
-        return HostLocal.of(conf, args)
+        return HostLocal.of(conf, args, boot, departed)
     return Delegate(Delegation(kind, conf.raw.decode(), args), path, conf.cni_version)
 
 

@@ -3,7 +3,8 @@
 The same keys, order and error texts as the reference's plugin, and its directory, so that either may
 follow the other on a live node. What we do beyond it: an ADD that is repeated gets the same addresses,
 several addresses are reserved all or none, CHECK compares, GC and STATUS exist, and DEL needs nothing of the
-configuration but where the directory is.
+configuration but where the directory is. What was reserved in an earlier boot, or for an attachment that is gone
+for certain, is taken back when the first or the last address is asked for.
 
 Which errors say "try again" (11)? A requested address that somebody else holds, because its owner is
 expected to leave (a pod that moves with its address comes back before its old self is gone), and a lock
@@ -37,16 +38,19 @@ from cni.spec.result import DNS, IPConfig, Result, Route
 from cni.spec.section import Section
 from cni.wanted import Delegation, Key
 from ipam.allocator import AllocationError, Exhausted, Taken, allocate, collect, release
-from ipam.ranges import Range, RangeSet, address, require_disjoint
+from ipam.ranges import Range, RangeSet, address, exclusion, require_disjoint
 from ipam.store import Busy, Directory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Collection, Sequence
     from typing import Final, Self
 
     from cni.spec.request import Request
-    from ipam.address import Address
+    from ipam.address import Address, Network
+
+    Departed = Callable[[str], Collection[tuple[str, str]]]
+    """The attachments of a network that are gone for certain: (container ID, interface name)."""
 
 DATA_DIR: Final = "/var/lib/cni/networks"
 """The reference's, whose reservations we may have to take over."""
@@ -91,8 +95,9 @@ def parse_sets(conf: NetConf) -> tuple[RangeSet, ...]:
     if conf.ipam.has("subnet"):
         found.append([conf.ipam])
     found += _nested(conf.ipam, "ranges")
+    excluded = _excluded(conf.ipam)
     try:
-        sets = tuple([_range_set(i, one) for i, one in enumerate(found)])
+        sets = tuple([_range_set(i, one, conf.ipam, excluded) for i, one in enumerate(found)])
         require_disjoint(sets)
     except ValueError as error:
         raise CNIError(INVALID_CONFIG, str(error), f"correct the ranges in {conf.ipam.where}") from None
@@ -115,15 +120,24 @@ def data_dir_of(ipam: Section) -> str:
 class HostLocal:
     """An attachment's addresses, from ranges: `cni.wanted.Addresses` in this process."""
 
-    def __init__(self, delegation: Delegation, data_dir: str, conf: NetConf | None = None) -> None:
+    def __init__(
+        self,
+        delegation: Delegation,
+        data_dir: str,
+        conf: NetConf | None = None,
+        boot: str = "",
+        departed: Departed | None = None,
+    ) -> None:
         self.delegation = delegation
         self._data_dir = data_dir
         self._conf = conf
+        self._boot = boot
+        self._departed = departed
 
     @classmethod
-    def of(cls, conf: NetConf, args: str) -> Self:
+    def of(cls, conf: NetConf, args: str, boot: str = "", departed: Departed | None = None) -> Self:
         """For the verb that came with this configuration. Ranges aren't looked at before they are needed."""
-        return cls(Delegation("host-local", conf.raw.decode(), args), data_dir_of(conf.ipam), conf)
+        return cls(Delegation("host-local", conf.raw.decode(), args), data_dir_of(conf.ipam), conf, boot, departed)
 
     @classmethod
     def reopened(cls, delegation: Delegation) -> Self:
@@ -138,10 +152,11 @@ class HostLocal:
         """One address from each range set; the same ones when the attachment holds some already."""
         plan = Plan.parse(self._config(), self.delegation.args)
         dns = _read_resolv_conf(plan.resolv_conf) if plan.resolv_conf else DNS()
-        directory = Directory(self._data_dir, key.network)
+        owner = owner_of(key.container_id, key.ifname)
+        directory = Directory(self._data_dir, key.network, boot=self._boot, about=_about(self.delegation.args))
         try:
             with directory as reservations:
-                leases = allocate(reservations, owner_of(key.container_id, key.ifname), plan.sets, plan.requested)
+                leases = allocate(reservations, owner, plan.sets, plan.requested, lambda: self._gone(key.network))
         except (AllocationError, Busy, OSError) as error:
             raise _told(error, directory) from error
         return Result(ips=tuple([IPConfig(one.address, one.gateway) for one in leases]), routes=plan.routes, dns=dns)
@@ -162,9 +177,9 @@ class HostLocal:
 
     def check(self, key: Key, netns: str, prev: Result | None) -> None:
         """Every address of our ranges that the result names is reserved for the attachment, one of each set."""
-        directory = Directory(self._data_dir, key.network)
+        directory = Directory(self._data_dir, key.network, create=False)
         try:
-            held = directory.held_by(owner_of(key.container_id, key.ifname)) or directory.held_by(key.container_id)
+            held = _held(directory, key)
             if not held:
                 raise CNIError(
                     CHECK_FAILED,
@@ -185,20 +200,48 @@ class HostLocal:
                         raise _mismatch(
                             f"{one} is not reserved for container {key.container_id} {key.ifname} but for {whose}", held
                         )
-        except OSError as error:
+        except (Busy, OSError) as error:
             raise _told(error, directory) from error
 
     def status(self) -> None:
-        """Whether an ADD could reserve: a readable configuration, and a directory that can be written."""
+        """Whether an ADD could reserve: a readable configuration, and a directory that can be written.
+
+        A full range makes no node unable to serve those that it has, and a NotReady would move them away: it counts
+        only where the configuration says so.
+        """
         conf = self._config()
+        when_full = conf.ipam.flag("statusWhenFull")
+        sets = parse_sets(conf)
         # STATUS isn't told what the runtime will say at ADD, so ranges that come from there can't be missed here.
-        if not parse_sets(conf) and "ipRanges" not in conf.capabilities:
+        if not sets and "ipRanges" not in conf.capabilities:
             Plan.parse(conf, "")
         directory = Directory(self._data_dir, conf.name)
         try:
-            directory.require_usable()
+            directory.require_usable(len(sets))
         except OSError as error:
             raise _unusable(error, directory, NOT_AVAILABLE) from error
+        if when_full:
+            self._require_room(conf.name, sets)
+
+    def _require_room(self, network: str, sets: Sequence[RangeSet]) -> None:
+        from ipam import census
+
+        directory = Directory(self._data_dir, network, create=False, boot=self._boot)
+        try:
+            with directory as reservations:
+                full = census.full(reservations, sets, lambda: self._gone(network))
+        except Busy:
+            return  # somebody is being served
+        except OSError as error:
+            if _never_used(error):
+                return
+            raise _unusable(error, directory, NOT_AVAILABLE) from error
+        if full:
+            raise CNIError(
+                NOT_AVAILABLE,
+                f"no IP addresses available in range set: {', '.join([str(one.ranges) for one in full])}",
+                "; ".join(map(str, full)),
+            )
 
     def gc(self, network: str, valid: frozenset[tuple[str, str]]) -> None:
         """Gives back what belongs to no attachment in `valid`, whoever reserved it."""
@@ -208,24 +251,28 @@ class HostLocal:
             parts = tuple(owner.split())
             return parts in valid if len(parts) != 1 else parts[0] in containers
 
-        directory = Directory(self._data_dir, network, create=False)
+        directory = Directory(self._data_dir, network, create=False, boot=self._boot)
         try:
             with directory as reservations:
-                reservations.sweep()
+                reservations.look()
                 collect(reservations, living)
+                reservations.sweep()
         except (Busy, OSError) as error:
             if not _never_used(error):
                 raise _told(error, directory) from error
+
+    def _gone(self, network: str) -> frozenset[str]:
+        return frozenset([owner_of(*one) for one in self._departed(network)]) if self._departed else frozenset()
 
     def _config(self) -> NetConf:
         return self._conf or NetConf.parse(self.delegation.config.encode())
 
 
-def run(command: str, conf: NetConf, request: Request) -> Result | None:
-    """One verb of the host-local executable. Only ADD has a result, and that names no interfaces."""
+def run(command: str, conf: NetConf, request: Request, boot: str = "") -> Result | None:
+    """One verb of the host-local executable, in this boot. Only ADD has a result, and that names no interfaces."""
     if command in ("ADD", "CHECK", "STATUS") and not conf.keys.has("ipam"):
         raise CNIError(INVALID_CONFIG, "IPAM config missing 'ipam' key", 'the configuration needs an object "ipam"')
-    addresses = HostLocal.of(conf, request.args)
+    addresses = HostLocal.of(conf, request.args, boot)
     key = Key(conf.name, request.container_id, request.ifname, "host-local")
     if command == "ADD":
         return addresses.acquire(key, request.netns)
@@ -245,6 +292,19 @@ def owner_of(container_id: str, ifname: str) -> str:
     return f"{container_id}\r\n{ifname}"
 
 
+def _held(directory: Directory, key: Key) -> list[Address]:
+    try:
+        with directory as reservations:
+            # Long ago the reference wrote the container alone.
+            return reservations.held_by(owner_of(key.container_id, key.ifname)) or reservations.held_by(
+                key.container_id
+            )
+    except OSError as error:
+        if _never_used(error):
+            return []
+        raise
+
+
 # --- configuration ------------------------------------------------------------------------------------
 
 
@@ -261,17 +321,43 @@ def _nested(keys: Section, key: str) -> list[list[Section]]:
     ]
 
 
-def _range_set(index: int, sections: Sequence[Section]) -> RangeSet:
+def _range_set(index: int, sections: Sequence[Section], ipam: Section, excluded: Sequence[Network]) -> RangeSet:
     try:
-        return RangeSet.of([_range(keys) for keys in sections])
+        return RangeSet.of([_range(keys, ipam).without(excluded) for keys in sections])
     except ValueError as error:
         raise ValueError(f"invalid range set {index}: {error}") from None
 
 
-def _range(keys: Section) -> Range:
+def _range(keys: Section, ipam: Section) -> Range:
     if not keys.has("subnet"):
         raise ValueError("a range has no subnet")
-    return Range.parse(keys.text("subnet"), keys.text("rangeStart"), keys.text("rangeEnd"), keys.text("gateway"))
+    found = Range.parse(keys.text("subnet"), keys.text("rangeStart"), keys.text("rangeEnd"), keys.text("gateway"))
+    if keys is ipam:
+        return found  # what is excluded there goes for all ranges
+    excluded = _excluded(keys)
+    for one in excluded:
+        # Of another network: likelier a slip than a way of saying nothing.
+        if not one.overlaps(found.network):
+            raise ValueError(f"excluded {one} not in network {found.network}")
+    return found.without(excluded)
+
+
+def _excluded(keys: Section) -> list[Network]:
+    found = []
+    for i, text in enumerate(keys.texts("exclude")):
+        try:
+            found.append(exclusion(text))
+        except ValueError as error:
+            need = f"an IP address or a network in CIDR notation ({error})"
+            raise config_error(keys.where, f"exclude[{i}]", text, need) from None
+    return found
+
+
+def _about(args: str) -> str:
+    """The pod, as `namespace/name`, of a runtime that says so in CNI_ARGS; "" of others."""
+    said = dict([pair.partition("=")[::2] for pair in args.split(";")])
+    parts = [said.get(key, "") for key in ("K8S_POD_NAMESPACE", "K8S_POD_NAME")]
+    return "_".join("/".join([part for part in parts if part]).split())
 
 
 def _requested(conf: NetConf, args: str) -> tuple[Address, ...]:

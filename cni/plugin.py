@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from cni.attach.node import Node
     from cni.plugins import Plugin
     from cni.spec.result import Result
+    from cni.wanted import Addresses
 
 
 def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr: int, *, exiting: bool = False) -> int:
@@ -106,7 +107,7 @@ def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str]
     if name == HOST_LOCAL:
         from cni import hostlocal
 
-        return hostlocal.run(request.command, conf, request)
+        return hostlocal.run(request.command, conf, request, _boot())
     from cni import addresses
     from cni.attach.node import DEFAULT_RUN_DIR, Node
 
@@ -119,6 +120,16 @@ def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str]
                 node.settle()
 
 
+def _boot() -> str:
+    """ "" where it can't be known: then nothing will be reclaimed for its age, which is no reason to fail."""
+    from cni import boot
+
+    try:
+        return boot.stamp()
+    except OSError:
+        return ""
+
+
 def _attach(node: Node, name: str, plugin: Plugin, request: Request, conf: NetConf) -> Result | None:
     from cni import addresses
     from cni.attach import engine
@@ -126,10 +137,12 @@ def _attach(node: Node, name: str, plugin: Plugin, request: Request, conf: NetCo
 
     command = request.command
     leaving = command == "DEL"
-    if plugin.recorded:
-        ipam = (addresses.of_leaving if leaving else addresses.of)(conf, request.args, request.path)
+    if not plugin.recorded:
+        ipam: Addresses = addresses.NoAddresses()  # who leaves no trace has nowhere to note a lease: it takes none
+    elif leaving:
+        ipam = addresses.of_leaving(conf, request.args, request.path)
     else:
-        ipam = addresses.NoAddresses()  # who leaves no trace has nowhere to note a lease, and so takes none
+        ipam = addresses.of(conf, request.args, request.path, node.boot, lambda network: _departed(node, network))
     if command == "GC":
         if plugin.recorded:
             engine.gc(node, conf.name, name, ipam, conf.valid_attachments)
@@ -159,6 +172,12 @@ def _attach(node: Node, name: str, plugin: Plugin, request: Request, conf: NetCo
     else:
         engine.check(node, call)
     return None
+
+
+def _departed(node: Node, network: str) -> frozenset[tuple[str, str]]:
+    from cni.attach import departed
+
+    return departed.of_network(node, network)
 
 
 def _name(argv0: str) -> str:

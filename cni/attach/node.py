@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 
+from cni import boot
 from cni.attach.locks import Lock
 from cni.attach.record import Records, make_dirs, read_file, unlink, write_all
 from cni.kernel.netlink import Socket
@@ -39,7 +40,7 @@ class Node:
         self.reopen = reopen
         self.home = Netns()
         try:
-            self.boot = boot_stamp()
+            self.boot = boot.stamp()
             self.records = Records(run_dir, self.boot)
             self.nl = Socket()
         except BaseException:
@@ -137,14 +138,3 @@ def _write(path: str, data: bytes, mode: int) -> None:
         write_all(fd, data, path)
     finally:
         posix.close(fd)
-
-
-def boot_stamp() -> str:
-    """What tells this boot of this node from every other: the kernel's boot ID and when process 1 began.
-
-    The boot ID alone would not do: a node that is a container restarts without its kernel. Raises OSError.
-    """
-    boot_id = (read_file("/proc/sys/kernel/random/boot_id") or b"").decode().strip()
-    stat = (read_file("/proc/1/stat") or b"").decode("utf-8", "replace")
-    # The name of the process, in parentheses, may hold anything; the start time is the 22nd field (proc(5)).
-    return f"{boot_id} {stat[stat.rfind(')') + 1 :].split()[19]}"

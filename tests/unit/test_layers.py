@@ -23,22 +23,23 @@ TOP = Path(__file__).resolve().parents[2]
 POD = "cni.lean ipam.address cni.spec cni.kernel cni.wanted"
 LAYERS = {
     "cni.lean": "",
+    "cni.boot": "cni.lean",
     "ipam.address": "cni.lean",
     "cni.spec": "cni.lean ipam.address",
     "cni.kernel": "cni.lean ipam.address cni.spec",
     "cni.wanted": "cni.lean ipam.address cni.spec cni.kernel",
     "cni.features": POD,
     "cni.plugins": f"{POD} cni.features",
-    "cni.attach": POD,
+    "cni.attach": f"{POD} cni.boot",
     "ipam": "cni.lean ipam.address",
     "cni.invoke": "cni.lean cni.spec cni.wanted",
     "cni.hostlocal": "cni.lean ipam.address cni.spec cni.wanted ipam",
     "cni.addresses": "cni.lean ipam.address cni.spec cni.wanted ipam cni.invoke cni.hostlocal",
-    "cni.plugin": f"{POD} cni.attach cni.plugins cni.addresses cni.hostlocal cni.invoke ipam",
+    "cni.plugin": f"{POD} cni.boot cni.attach cni.plugins cni.addresses cni.hostlocal cni.invoke ipam",
     "cni.__main__": "cni.lean cni.plugin cni.cli",
     # For people: not on the path of a pod, and imported by nothing that is.
     "cni.runtime": "cni.lean ipam.address cni.spec cni.wanted cni.invoke",
-    "cni.cli": f"{POD} cni.attach cni.plugins cni.addresses cni.invoke cni.runtime ipam install",
+    "cni.cli": f"{POD} cni.boot cni.attach cni.plugins cni.addresses cni.invoke cni.runtime ipam install",
     "install": f"{POD} cni.__main__",
     "cni": "",
 }
