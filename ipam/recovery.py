@@ -7,6 +7,8 @@ pod otherwise.
 
 from __future__ import annotations
 
+from errno import ENOENT, ENOTDIR
+
 from cni.lean import NamedTuple, posix, struct
 from ipam import index
 from ipam.index import Index
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 
     from ipam.address import Address
     from ipam.store import Directory
+
+    Claim = tuple[Address, str]
 
 _FEWEST_BUCKETS: Final = 16
 _SLOTS_PER_CLAIM: Final = 4
@@ -40,15 +44,15 @@ class Stamp(NamedTuple):
 
     @classmethod
     def read(cls, path: bytes) -> Self | None:
-        """None for one that isn't there or can't be read."""
+        """None for one that isn't there or says nothing. Raises OSError for one that can't be read."""
         try:
             descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
-        except OSError:
-            return None
+        except OSError as error:
+            if error.errno in (ENOENT, ENOTDIR):
+                return None
+            raise
         try:
             text = posix.read(descriptor, _STAMP_BYTES).decode("utf-8", "surrogateescape")
-        except OSError:
-            return None
         finally:
             posix.close(descriptor)
         boot, claim_ns, about, owner = [*text.split("\n", 3), "", "", ""][:4]
@@ -63,15 +67,12 @@ class Stamp(NamedTuple):
 
 
 def stamp_of(directory: Directory, address: Address, owner: str) -> Stamp | None:
-    """The stamp of this claim; None for a claim that isn't ours, or whose stamp was lost."""
+    """The stamp of this claim; None for a claim that isn't ours, or whose stamp was lost. Raises OSError."""
     name = str(address).encode()
     stamp = Stamp.read(directory.stamp_file(name))
     if not stamp or stamp.owner != owner:
         return None
-    try:
-        found = posix.stat(directory.claim_file(name))
-    except OSError:
-        return None
+    found = posix.stat(directory.claim_file(name))
     # Somebody else may have given the same address to the same owner since: then the file is another.
     return stamp if found.st_mtime_ns == stamp.claim_ns else None
 
@@ -79,16 +80,19 @@ def stamp_of(directory: Directory, address: Address, owner: str) -> Stamp | None
 def recovered(directory: Directory, boot: str, boot_before: str) -> Index | Unwritten:
     """An index that fits the claims, after those of earlier boots were taken back if that wasn't done in this one.
 
-    Where there can't be a file of it, which must keep nobody from an address, one for this call alone.
+    Where there can't be a file of it, which must keep nobody from an address, one for this call alone. Raises OSError
+    when a claim or its stamp can't be read: half of this done would be worse, as an owner could be given what it
+    still holds of an earlier boot, and lose it at the next call.
     """
     claims = [*directory.claims()]
     if boot and boot != boot_before:
         claims = [*_of_this_boot(directory, boot, claims)]
+        boot_before = boot
     try:
-        found = written(directory.ours, boot or boot_before, claims)
+        found = written(directory.ours, boot_before, claims)
     except OSError:
         found = None
-    return found or Unwritten(claims, boot or boot_before)
+    return found or Unwritten(claims, boot_before)
 
 
 def sweep(directory: Directory, staged: bytes = b"") -> int:
@@ -106,9 +110,7 @@ def sweep(directory: Directory, staged: bytes = b"") -> int:
     return len(gone)
 
 
-def _of_this_boot(
-    directory: Directory, boot: str, claims: Iterable[tuple[Address, str]]
-) -> Iterator[tuple[Address, str]]:
+def _of_this_boot(directory: Directory, boot: str, claims: Iterable[Claim]) -> Iterator[Claim]:
     """Takes back what we stamped in an earlier boot, and passes on the rest."""
     for address, owner in claims:
         stamp = stamp_of(directory, address, owner)
@@ -118,7 +120,7 @@ def _of_this_boot(
             yield address, owner
 
 
-def written(folder: bytes, boot: str, claims: list[tuple[Address, str]]) -> Index | None:
+def written(folder: bytes, boot: str, claims: list[Claim]) -> Index | None:
     buckets = _FEWEST_BUCKETS
     while buckets * index.SLOTS < _SLOTS_PER_CLAIM * len(claims):
         buckets *= 2
@@ -168,7 +170,7 @@ def _put(folder: bytes, blocks: dict[int, bytes]) -> None:
 class Unwritten:
     """What an index would say, in memory."""
 
-    def __init__(self, claims: Iterable[tuple[Address, str]], boot: str) -> None:
+    def __init__(self, claims: Iterable[Claim], boot: str) -> None:
         self.boot = boot
         self._owned: dict[bytes, list[Address]] = {}
         for address, owner in claims:

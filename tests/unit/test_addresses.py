@@ -10,6 +10,7 @@ import pytest
 from cni import addresses, hostlocal, invoke
 from cni.addresses import Delegate, HostLocal, NoAddresses
 from cni.spec.errors import (
+    ADDRESSES_EXHAUSTED,
     CHECK_FAILED,
     DECODING_FAILURE,
     DELEGATE_FAILED,
@@ -557,3 +558,114 @@ def test_a_reopened_delegate_can_release(plugin: Callable[..., Plugin]) -> None:
     addresses.reopen(delegate().delegation, ("/elsewhere",)).release(KEY, "")
 
     assert static.calls == [("DEL", "static", KEY, "", "A=1", ("/elsewhere",), STATIC.raw)]
+
+
+# --- host-local: exclusions, boots, and what is gone ----------------------------------------------------
+
+
+def test_what_is_excluded_in_a_range_or_for_all_is_not_given(tmp_path: Path) -> None:
+    ranges = [[{"subnet": "10.1.0.0/29", "exclude": ["10.1.0.2", "10.1.0.4/31"]}], [{"subnet": "fd00::/64"}]]
+    ipam = {"ranges": ranges, "exclude": ["fd00::/126", "10.1.0.3", "10.9.0.0/16"]}
+
+    assert acquired(tmp_path, ipam) == ["10.1.0.6/29", "fd00::4/64"]
+
+
+def test_what_is_excluded_for_all_goes_for_the_old_spelling_and_the_runtime_s_ranges_too(tmp_path: Path) -> None:
+    found = plan(
+        {"subnet": "10.1.0.0/24", "exclude": ["10.1.0.2", "10.2.0.3"]},
+        runtimeConfig={"ipRanges": [[{"subnet": "10.2.0.0/24", "exclude": ["10.2.0.2"]}]]},
+    )
+
+    assert [[str(one) for one in ranges.ranges[0].excluded] for ranges in found.sets] == [
+        ["10.2.0.2/32", "10.2.0.3/32"],
+        ["10.1.0.2/32"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ipam", "words"),
+    [
+        ({"subnet": "10.1.0.0/24", "exclude": "10.1.0.5"}, "bridge.ipam: exclude must be a list of strings"),
+        ({"subnet": "10.1.0.0/24", "exclude": ["x"]}, 'bridge.ipam: exclude[0] must be an IP address or a network'),
+        ({"subnet": "10.1.0.0/24", "exclude": ["10.1.0.0/28", "10.1.0.1/28"]}, "bridge.ipam: exclude[1] must be"),
+        (
+            {"ranges": [[{"subnet": "10.1.0.0/24", "exclude": ["10.2.0.5"]}]]},
+            "invalid range set 0: excluded 10.2.0.5/32 not in network 10.1.0.0/24",
+        ),
+        (
+            {"ranges": [[{"subnet": "10.1.0.0/24", "exclude": ["fd00::5"]}]]},
+            "invalid range set 0: excluded fd00::5/128 not in network 10.1.0.0/24",
+        ),
+    ],
+)  # fmt: skip
+def test_an_exclusion_that_says_nothing_is_an_error(tmp_path: Path, ipam: dict[str, object], words: str) -> None:
+    error = refusal(acquired, tmp_path, ipam)
+
+    assert error.code == INVALID_CONFIG
+    assert error.msg.startswith(words)
+
+
+FULL: Mapping[str, object] = {"subnet": "10.1.0.0/30"}
+
+
+def one_of(folder: Path, boot: str = "b 1", gone: tuple[str, ...] = (), **ipam: object) -> hostlocal.HostLocal:
+    departed = frozenset((container_id, "eth0") for container_id in gone)
+    found = addresses.of(conf(host_local(folder, **ipam)), "", (), boot, lambda _: departed)
+    assert isinstance(found, hostlocal.HostLocal)
+    return found
+
+
+def test_what_was_reserved_in_an_earlier_boot_is_given_again(tmp_path: Path) -> None:
+    one_of(tmp_path, "b 1", **FULL).acquire(KEY, NETNS)
+    another = KEY._replace(container_id="c2")
+    assert refusal(one_of(tmp_path, "b 1", **FULL).acquire, another, NETNS).code == ADDRESSES_EXHAUSTED
+
+    assert one_of(tmp_path, "b 2", **FULL).acquire(another, NETNS).ips
+
+
+def test_an_attachment_that_is_gone_for_certain_gives_way(tmp_path: Path) -> None:
+    one_of(tmp_path, **FULL).acquire(KEY, NETNS)
+    another = KEY._replace(container_id="c2")
+
+    assert refusal(one_of(tmp_path, gone=("c3",), **FULL).acquire, another, NETNS).code == ADDRESSES_EXHAUSTED
+    assert one_of(tmp_path, gone=("c1", "c3"), **FULL).acquire(another, NETNS).ips
+    assert refusal(check, tmp_path, None).code == CHECK_FAILED
+
+
+def test_status_when_full_says_so_with_counts_after_trying_to_reclaim(tmp_path: Path) -> None:
+    full = {**FULL, "statusWhenFull": True}
+    one_of(tmp_path, **full).status()
+    one_of(tmp_path, **full).acquire(KEY, NETNS)
+
+    error = refusal(one_of(tmp_path, **full).status)
+
+    assert (error.code, error.msg) == (50, "no IP addresses available in range set: 10.1.0.1-10.1.0.2")
+    assert error.details == "1 of 1 addresses in 10.1.0.1-10.1.0.2 are held"
+    one_of(tmp_path, **FULL).status()
+    one_of(tmp_path, gone=("c1",), **full).status()
+    one_of(tmp_path, **full).status()
+
+
+def test_status_when_full_reclaims_what_an_earlier_boot_left(tmp_path: Path) -> None:
+    full = {**FULL, "statusWhenFull": True}
+    one_of(tmp_path, "b 1", **full).acquire(KEY, NETNS)
+
+    one_of(tmp_path, "b 2", **full).status()
+
+
+@pytest.mark.parametrize(
+    ("cni_args", "about"),
+    [
+        ("IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=cart-5d9;K8S_POD_INFRA_CONTAINER_ID=c1", "shop/cart-5d9"),
+        ("IgnoreUnknown=1;K8S_POD_NAME=cart", "cart"),
+        ("IgnoreUnknown=1;K8S_POD_NAME=a\nb", "a_b"),
+        ("", ""),
+    ],
+)
+def test_the_stamp_names_the_pod_that_the_runtime_named(tmp_path: Path, cni_args: str, about: str) -> None:
+    addresses.of(conf(host_local(tmp_path, **POD)), cni_args, (), "b 1").acquire(KEY, NETNS)
+
+    text = (tmp_path / ".podwire" / "blue" / "stamps" / "10.1.0.2").read_bytes().decode()
+
+    boot, _, said, owner = text.split("\n", 3)
+    assert (boot, said, owner) == ("b 1", about, "c1\r\neth0")

@@ -349,7 +349,17 @@ def test_nothing_that_the_configuration_can_say_ends_in_a_defect(in_process: cal
         "/",
         "\u0000",
     ]
-    keys = ["subnet", "rangeStart", "rangeEnd", "gateway", "ranges", "routes", "resolvConf"]
+    keys = [
+        "subnet",
+        "rangeStart",
+        "rangeEnd",
+        "gateway",
+        "ranges",
+        "routes",
+        "resolvConf",
+        "exclude",
+        "statusWhenFull",
+    ]
     for command in ("ADD", "CHECK", "DEL", "STATUS", "GC"):
         for key in keys:
             for value in odd:

@@ -1,4 +1,5 @@
-"""Any sequence of ADD, DEL, GC, their crashes and failures, and the reference's work in between, against a model.
+"""Any sequence of ADD, DEL, GC, their crashes and failures, restarts of the node, the reference's work in between,
+and what befalls the index, against a model.
 
 What must hold after every step: no address is promised to two owners, none that was promised is lost, none
 lies outside the ranges or is a gateway, and everything on disk names an owner that may hold it.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -53,6 +55,14 @@ class Interleavings(RuleBasedStateMachine):
         self.blue = Path(self.top, "blue")
         self.leases: dict[str, set[str]] = {}
         """Owner → what ADD answered. Until its DEL begins, nothing may take that away."""
+        self.boot = 1
+        self.theirs: dict[str, tuple[int, int]] = {}
+        """What the reference wrote: address → which file."""
+        self.stamped: dict[str, str] = {}
+        """What is held since an earlier boot, by us: address → owner. The next ADD takes it back."""
+        self.departed: set[str] = set()
+        """Owners that are gone for certain, without a DEL."""
+        self.index_of_old = b""
         self.remains: dict[str, str] = {}
         """Address → owner, of what failed or died: may be held still, by nobody else than that owner."""
 
@@ -64,10 +74,31 @@ class Interleavings(RuleBasedStateMachine):
     @rule(owner=owners, choice=choices)
     def add(self, owner: str, choice: str) -> None:
         self._add(owner, choice)
+        self._nothing_is_left_of_earlier_boots()
+
+    @rule()
+    def restart(self) -> None:
+        """All pods are dead. What the reference wrote can't be told from what lives, so it stays."""
+        self.boot += 1
+        ours = {address: owner for address, owner in self._names().items() if not self._is_theirs(address) and owner}
+        self.stamped |= ours
+        for owner, addresses in [*self.leases.items()]:
+            self.remains |= {address: owner for address in addresses if address in ours}
+            if not (kept := addresses - set(ours)):
+                del self.leases[owner]
+            else:
+                self.leases[owner] = kept
+
+    @rule(owner=owners)
+    def vanish(self, owner: str) -> None:
+        """Its namespace is gone and nobody says so but its record."""
+        self._gone(owner)
+        self.departed.add(owner)
 
     @rule(owner=owners, wish=st.sampled_from(ALL))
     def add_requested(self, owner: str, wish: str) -> None:
         self._add(owner, "six" if ":" in wish else "four", wish)
+        self._nothing_is_left_of_earlier_boots()
 
     @rule(owner=owners)
     def delete(self, owner: str) -> None:
@@ -99,7 +130,7 @@ class Interleavings(RuleBasedStateMachine):
             try:
                 self._add(owner, choice)
             except OSError:
-                assert self._held(owner) == before, "a failed ADD kept something"
+                assert self._held(owner) <= before, "a failed ADD kept something"
 
     @rule(owner=owners, moment=moments)
     def delete_dies(self, owner: str, moment: int) -> None:
@@ -131,6 +162,8 @@ class Interleavings(RuleBasedStateMachine):
             return
         (self.blue / "last_reserved_ip.0").write_text(address)
         self.leases[owner] = {address}
+        self.departed.discard(owner)
+        self.theirs[address] = self._file(address)
 
     @rule(owner=owners)
     def the_reference_deletes(self, owner: str) -> None:
@@ -146,6 +179,32 @@ class Interleavings(RuleBasedStateMachine):
         self.blue.mkdir(exist_ok=True)
         if address not in self._names():
             (self.blue / address).touch()
+
+    @rule(address=st.sampled_from(ALL), instant=st.sampled_from([0, 1, 1 << 60]))
+    def somebody_deletes_a_file(self, address: str, instant: int) -> None:
+        """And the clock steps to whatever instant."""
+        if owner := self._names().get(address):
+            (self.blue / address).unlink()
+            os.utime(self.blue, ns=(instant, instant))
+            self.leases[owner] = self.leases.get(owner, set()) - {address}
+            if not self.leases[owner]:
+                del self.leases[owner]
+
+    @rule()
+    def the_index_is_kept(self) -> None:
+        with contextlib.suppress(OSError):
+            self.index_of_old = self._index().read_bytes()
+
+    @rule(what=st.sampled_from(["lost", "torn", "empty", "old"]), size=st.integers(0, 9000))
+    def the_index_is_harmed(self, what: str, size: int) -> None:
+        if not self._index().exists():
+            return
+        if what == "lost":
+            self._index().unlink()
+        elif what == "old":
+            self._index().write_bytes(self.index_of_old)
+        elif size < 4096 or what == "empty":
+            os.truncate(self._index(), size if what == "torn" else 0)
 
     @rule(text=st.sampled_from(["", "10.1.0", "10.2.0.3", "10.1.0.77", "fd00::6", "192.0.2.1"]))
     def the_hint_is_torn(self, text: str) -> None:
@@ -183,7 +242,17 @@ class Interleavings(RuleBasedStateMachine):
             yield
 
     def _directory(self) -> Directory:
-        return Directory(self.top, "blue")
+        return Directory(self.top, "blue", boot=f"0f9d {self.boot}")
+
+    def _index(self) -> Path:
+        return Path(self.top, ".podwire", "blue", "index")
+
+    def _file(self, address: str) -> tuple[int, int]:
+        found = (self.blue / address).stat()
+        return found.st_ino, found.st_mtime_ns
+
+    def _is_theirs(self, address: str) -> bool:
+        return self.theirs.get(address) == self._file(address)
 
     def _names(self) -> dict[str, str]:
         """What is on disk, read by other means than ours."""
@@ -200,15 +269,18 @@ class Interleavings(RuleBasedStateMachine):
 
     def _add(self, owner: str, choice: str, wish: str = "") -> None:
         sets = CHOICES[choice]
-        before, held = self._names(), self._held(owner)
+        self.departed.discard(owner)
+        before = {address: one for address, one in self._names().items() if self.stamped.get(address) != one}
+        held = {address for address, one in before.items() if one == owner}
         try:
             with self._directory() as store:
-                leases = allocate(store, owner, sets, [Address.parse(wish)] if wish else [])
+                wishes = [Address.parse(wish)] if wish else []
+                leases = allocate(store, owner, sets, wishes, lambda: self.departed)
         except Exhausted:
             assert any(self._is_full(ranges, before) for ranges in sets), f"{sets} are not full: {before}"
             assert self._held(owner) == held
         except Taken:
-            assert before.get(wish, owner) != owner
+            assert before.get(wish, owner) not in {owner, *self.departed}
             assert self._held(owner) == held
         else:
             found = {str(lease.address.address) for lease in leases}
@@ -219,10 +291,16 @@ class Interleavings(RuleBasedStateMachine):
                 assert wish or not kept or str(kept[0]) in found, "a repeated ADD got something else"
             self.leases[owner] = self.leases.get(owner, set()) | found
             self.remains = {address: one for address, one in self.remains.items() if address not in found}
+            self.stamped = {address: one for address, one in self.stamped.items() if address not in found}
+
+    def _nothing_is_left_of_earlier_boots(self) -> None:
+        names = self._names()
+        assert not {address for address, owner in self.stamped.items() if names.get(address) == owner}
+        self.stamped = {}
 
     def _is_full(self, ranges: RangeSet, names: dict[str, str]) -> bool:
         inside = [one for one in ALL if ranges.range_of(Address.parse(one))]
-        return all(names.get(one) for one in inside)
+        return all(names.get(one) and names[one] not in self.departed for one in inside)
 
     def _gone(self, owner: str) -> None:
         """Its DEL has begun: what it holds may go at any moment."""
@@ -241,4 +319,4 @@ class Interleavings(RuleBasedStateMachine):
 
 
 TestInterleavings = Interleavings.TestCase
-TestInterleavings.settings = settings(max_examples=60, stateful_step_count=40)
+TestInterleavings.settings = settings(max_examples=80, stateful_step_count=40)
