@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import pytest
 
@@ -69,7 +69,7 @@ class Calls:
         return result
 
     def _is_index(self, name: str, arguments: tuple[Any, ...]) -> bool:
-        return name in ("open", "unlink") and b"/.podwire/" in arguments[0] and b"/index" in arguments[0]
+        return name in ("open", "unlink") and b"/index" in os.fsencode(arguments[0])
 
     def _die(self) -> None:
         self._dead = True
@@ -79,11 +79,13 @@ class Calls:
 
 
 @contextlib.contextmanager
-def at_call(monkeypatch: pytest.MonkeyPatch, number: int, fault: int | str) -> Iterator[Calls]:
+def at_call(
+    monkeypatch: pytest.MonkeyPatch, number: int, fault: int | str, modules: Sequence[str] = MODULES
+) -> Iterator[Calls]:
     """What the block does with an `ipam` directory meets the fault at its call of that number, counted from 0."""
     calls = Calls(number, fault)
     with monkeypatch.context() as patch:
-        for module in MODULES:
+        for module in modules:
             patch.setattr(f"{module}.posix", calls)
         with contextlib.suppress(Crash):
             yield calls
