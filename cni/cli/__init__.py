@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COMMANDS: Final = {
     "net": "attach namespaces to CNI networks and detach them, as a container runtime does",
+    "ipam": "who holds which address on this node, and which part of the cluster's networks a node has",
     "demo": "two pods on a throw-away node, attached before your eyes",
     "version": "which CNI versions this speaks, and what it runs on",
 }

@@ -608,7 +608,9 @@ def test_an_exclusion_that_says_nothing_is_an_error(tmp_path: Path, ipam: dict[s
 FULL: Mapping[str, object] = {"subnet": "10.1.0.0/30"}
 
 
-def one_of(folder: Path, boot: str = "b 1", gone: tuple[str, ...] = (), **ipam: object) -> hostlocal.HostLocal:
+def one_of(
+    folder: Path, ipam: Mapping[str, object], boot: str = "b 1", gone: tuple[str, ...] = ()
+) -> hostlocal.HostLocal:
     departed = frozenset((container_id, "eth0") for container_id in gone)
     found = addresses.of(conf(host_local(folder, **ipam)), "", (), boot, lambda _: departed)
     assert isinstance(found, hostlocal.HostLocal)
@@ -616,41 +618,41 @@ def one_of(folder: Path, boot: str = "b 1", gone: tuple[str, ...] = (), **ipam: 
 
 
 def test_what_was_reserved_in_an_earlier_boot_is_given_again(tmp_path: Path) -> None:
-    one_of(tmp_path, "b 1", **FULL).acquire(KEY, NETNS)
+    one_of(tmp_path, FULL, "b 1").acquire(KEY, NETNS)
     another = KEY._replace(container_id="c2")
-    assert refusal(one_of(tmp_path, "b 1", **FULL).acquire, another, NETNS).code == ADDRESSES_EXHAUSTED
+    assert refusal(one_of(tmp_path, FULL, "b 1").acquire, another, NETNS).code == ADDRESSES_EXHAUSTED
 
-    assert one_of(tmp_path, "b 2", **FULL).acquire(another, NETNS).ips
+    assert one_of(tmp_path, FULL, "b 2").acquire(another, NETNS).ips
 
 
 def test_an_attachment_that_is_gone_for_certain_gives_way(tmp_path: Path) -> None:
-    one_of(tmp_path, **FULL).acquire(KEY, NETNS)
+    one_of(tmp_path, FULL).acquire(KEY, NETNS)
     another = KEY._replace(container_id="c2")
 
-    assert refusal(one_of(tmp_path, gone=("c3",), **FULL).acquire, another, NETNS).code == ADDRESSES_EXHAUSTED
-    assert one_of(tmp_path, gone=("c1", "c3"), **FULL).acquire(another, NETNS).ips
+    assert refusal(one_of(tmp_path, FULL, gone=("c3",)).acquire, another, NETNS).code == ADDRESSES_EXHAUSTED
+    assert one_of(tmp_path, FULL, gone=("c1", "c3")).acquire(another, NETNS).ips
     assert refusal(check, tmp_path, None).code == CHECK_FAILED
 
 
 def test_status_when_full_says_so_with_counts_after_trying_to_reclaim(tmp_path: Path) -> None:
     full = {**FULL, "statusWhenFull": True}
-    one_of(tmp_path, **full).status()
-    one_of(tmp_path, **full).acquire(KEY, NETNS)
+    one_of(tmp_path, full).status()
+    one_of(tmp_path, full).acquire(KEY, NETNS)
 
-    error = refusal(one_of(tmp_path, **full).status)
+    error = refusal(one_of(tmp_path, full).status)
 
     assert (error.code, error.msg) == (50, "no IP addresses available in range set: 10.1.0.1-10.1.0.2")
     assert error.details == "1 of 1 addresses in 10.1.0.1-10.1.0.2 are held"
-    one_of(tmp_path, **FULL).status()
-    one_of(tmp_path, gone=("c1",), **full).status()
-    one_of(tmp_path, **full).status()
+    one_of(tmp_path, FULL).status()
+    one_of(tmp_path, full, gone=("c1",)).status()
+    one_of(tmp_path, full).status()
 
 
 def test_status_when_full_reclaims_what_an_earlier_boot_left(tmp_path: Path) -> None:
     full = {**FULL, "statusWhenFull": True}
-    one_of(tmp_path, "b 1", **full).acquire(KEY, NETNS)
+    one_of(tmp_path, full, "b 1").acquire(KEY, NETNS)
 
-    one_of(tmp_path, "b 2", **full).status()
+    one_of(tmp_path, full, "b 2").status()
 
 
 @pytest.mark.parametrize(

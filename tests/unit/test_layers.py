@@ -39,7 +39,7 @@ LAYERS = {
     "cni.__main__": "cni.lean cni.plugin cni.cli",
     # For people: not on the path of a pod, and imported by nothing that is.
     "cni.runtime": "cni.lean ipam.address cni.spec cni.wanted cni.invoke",
-    "cni.cli": f"{POD} cni.boot cni.attach cni.plugins cni.addresses cni.invoke cni.runtime ipam install",
+    "cni.cli": f"{POD} cni.boot cni.attach cni.plugins cni.addresses cni.hostlocal cni.invoke cni.runtime ipam install",
     "install": f"{POD} cni.__main__",
     "cni": "",
 }
