@@ -257,6 +257,7 @@ class HostLocal:
                 reservations.look()
                 collect(reservations, living)
                 reservations.sweep()
+                reservations.sweep_stamps()
         except (Busy, OSError) as error:
             if not _never_used(error):
                 raise _told(error, directory) from error

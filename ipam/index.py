@@ -78,7 +78,10 @@ class Index:
             return None
 
     def close(self) -> None:
-        posix.close(self._descriptor)
+        try:
+            posix.close(self._descriptor)
+        except OSError:
+            pass  # it is closed all the same
 
     def seal(self, tag: int) -> bool:
         """Says that the directory has this mtime when all is as it should be; False if that can't be said."""

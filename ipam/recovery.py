@@ -12,7 +12,7 @@ from errno import ENOENT, ENOTDIR
 from cni.lean import NamedTuple, posix, struct
 from ipam import index
 from ipam.index import Index
-from ipam.store import STAGED, exists, listed, make_directories, unlink
+from ipam.store import make_directories
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -93,21 +93,6 @@ def recovered(directory: Directory, boot: str, boot_before: str) -> Index | Unwr
     except OSError:
         found = None
     return found or Unwritten(claims, boot_before)
-
-
-def sweep(directory: Directory, staged: bytes = b"") -> int:
-    """Removes claims half written, but for the one `staged` now, and stamps without a claim; returns how many."""
-    gone = []
-    for name in listed(directory.ours):
-        path = b"%b/%b" % (directory.ours, name)
-        if path != staged and name.startswith((STAGED, b"%b.new" % index.FILE)):
-            gone.append(path)
-    for name in listed(b"%b/stamps" % directory.ours):
-        if not exists(directory.claim_file(name)):
-            gone.append(directory.stamp_file(name))
-    for path in gone:
-        unlink(path)
-    return len(gone)
 
 
 def _of_this_boot(directory: Directory, boot: str, claims: Iterable[Claim]) -> Iterator[Claim]:

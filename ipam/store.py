@@ -45,7 +45,6 @@ PATIENCE_S: Final = 20.0
 _FIRST_PAUSE_S: Final = 0.0002
 _LONGEST_PAUSE_S: Final = 0.01
 _OURS: Final = b".podwire"
-STAGED: Final = b"claim."
 _NAME_STARTS: Final = b"0123456789abcdef:"
 _CHUNK_BYTES: Final = 4096
 _READ: Final = posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK  # opening a fifo that somebody left there won't hang
@@ -113,7 +112,7 @@ class Directory:
 
     def __exit__(self, *_: object) -> None:
         # What fails here must not deny the caller what is done already, nor keep the lock: a claim's file that stays
-        # is left for `sweep`, an index stays unsealed, and a descriptor is closed even where closing it reports an error.
+        # is left for `sweep`, an index unsealed, and a descriptor is closed even where closing it reports an error.
         lock, self._lock = self._lock, -1
         try:
             try:
@@ -209,10 +208,18 @@ class Directory:
             self._cursors[index] = descriptor, len(text)
 
     def sweep(self) -> None:
-        """Removes what died writers and other people's releases have left beside the claims."""
-        from ipam import recovery
+        """Removes what processes that died while they wrote have left. Costs the same however many claims there are."""
+        for name in listed(self._ours):
+            path = b"%b/%b" % (self._ours, name)
+            if name not in (b"stamps", b"index") and path != self._staged:
+                unlink(path)
 
-        recovery.sweep(self, self._staged)
+    def sweep_stamps(self) -> int:
+        """Removes stamps whose claims others have released; returns how many. Costs as much as there are stamps."""
+        gone = [name for name in listed(b"%b/stamps" % self._ours) if not exists(self.claim_file(name))]
+        for name in gone:
+            unlink(self.stamp_file(name))
+        return len(gone)
 
     # --- without changing anything --------------------------------------------------------------------
 
@@ -353,7 +360,7 @@ class Directory:
             return
         self._unstage()
         # The lock keeps others out; process and descriptor do so even if the lock's file was removed under us.
-        path = b"%b/%b%d.%d" % (self._ours, STAGED, posix.getpid(), self._lock)
+        path = b"%b/claim.%d.%d" % (self._ours, posix.getpid(), self._lock)
         descriptor = self._create_staged(path)
         self._staged = path
         try:

@@ -124,7 +124,7 @@ def _repair(options: argparse.Namespace) -> int:
     taken, swept = reservations.repair(place, network, take)
     _tell(options, "released", taken)
     if swept:
-        _say("repair", f"removed {swept} files that writers had left behind")
+        _say("repair", f"removed {swept} stamps of what others had released")
     return 0
 
 

@@ -104,14 +104,15 @@ def release(place: Place, network: str, chosen: Collection[Address]) -> None:
 def repair(place: Place, network: str, take: Collection[str]) -> tuple[list[Reservation], int]:
     """Takes back what is in one of these states, removes what died writers left, and makes a new index.
 
-    Returns what was taken back, and how many files were removed besides. Raises OSError, Busy.
+    Returns what was taken back, and how many stamps of what others had released were removed. Raises OSError, Busy.
     """
     with place.directory(network) as store:
         # Under the lock: whoever is on the way to an address has it, or comes after us.
         taken = [one for one in reservations(place, network) if one.state in take]
         for one in taken:
             store.free(one.address, one.owner)
-        swept = recovery.sweep(store)
+        store.sweep()
+        swept = store.sweep_stamps()
         store.look()
     return taken, swept
 

@@ -156,14 +156,15 @@ def test_release_of_what_is_not_held_says_where_to_look(blue: Path, podwire: Pod
 
 
 def test_repair_takes_back_what_is_nobody_s_and_leaves_the_rest(blue: Path, podwire: Podwire) -> None:
-    (blue.parent / ".podwire" / "blue" / "claim.1.2").touch()
+    left = blue.parent / ".podwire" / "blue" / "claim.1.2"
+    left.touch()
 
-    code, out, err = podwire("repair", "blue", "--dry-run")
+    code, out, _ = podwire("repair", "blue", "--dry-run")
     assert (code, len(held(blue))) == (0, 6)
     assert out.replace("would release", "released") == podwire("repair", "blue")[1]
 
     assert held(blue) == ["10.1.0.10", "10.1.0.2", "10.1.0.4", "10.1.0.5"]
-    assert err == ""
+    assert not left.exists()
     assert podwire("repair", "blue") == (0, "", "podwire ipam repair: nothing to release\n")
     assert podwire("repair", "blue", "--gone")[1] == "released 10.1.0.10 of c-gone eth0 (gone)\n"
 

@@ -349,6 +349,7 @@ def test_a_sweep_takes_what_died_writers_left_and_stamps_without_claims(blue: Pa
 
     with directory(blue) as store:
         store.sweep()
+        assert store.sweep_stamps() == 1
 
     assert stamps(blue) == [kept]
     assert sorted(os.listdir(blue.parent / ".podwire" / "blue")) == ["index", "stamps"]
