@@ -9,10 +9,10 @@ SESSION := $(PYTHON_VENV) -m tests.session
 QUICK := tests/unit tests/kernel
 SLOWER := $(wildcard tests/verbs tests/faults tests/node)
 
-.PHONY: help deps bin lint check test test-vm demo bench clean
+.PHONY: help deps bin lint check test test-vm demo bench bench-ipam clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | while read -r target text; do printf '  make %-9s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | while read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
 
 deps: ## get what is missing: system packages (apt, as root) and .venv
 	@tests/deps.sh lint check test demo bench
@@ -41,6 +41,9 @@ demo: .need/demo bin ## two pods on one node talk to each other; nothing is left
 
 bench: .need/bench .venv/ready bin ## ours against the reference plugins, side by side
 	$(PYTHON_VENV) -m bench $(ARGS)
+
+bench-ipam: .need/bench .venv/ready bin ## host-local with up to 60,000 reservations, ours and the reference's
+	$(PYTHON_VENV) -m bench.ipam $(ARGS)
 
 clean: ## remove what was built (.venv stays)
 	rm -rf bin dist .cache

@@ -86,12 +86,19 @@ def terminal(facts: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
     return "\n".join(parts)
 
 
-def markdown(facts: Sequence[tuple[str, str]], tables: Sequence[Table]) -> str:
+TITLE = "How fast a pod gets its network"
+INTRODUCTION = """\
+Written by `make bench ARGS=--write`, which measures both sides in one run, in turns. Figures move from
+machine to machine; the ratios are what to look at."""
+
+
+def markdown(
+    facts: Sequence[tuple[str, str]], tables: Sequence[Table], title: str = TITLE, introduction: str = INTRODUCTION
+) -> str:
     parts = [
-        "# How fast a pod gets its network",
+        f"# {title}",
         "",
-        "Written by `make bench ARGS=--write`, which measures both sides in one run, in turns. Figures move from",
-        "machine to machine; the ratios are what to look at.",
+        introduction,
         "",
         *(f"- {what}: {value}" for what, value in facts),
         "",
