@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 
-from cni.kernel.netlink import Refused
 from cni.lean import dumps, loads, posix
 from cni.plugins import HOST_LOCAL, NAMES, PLUGINS
 from cni.spec import versions
@@ -79,6 +78,9 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
 
 def translated(error: OSError) -> CNIError:
     """A refusal of the kernel, or of a file system, in the terms of the specification."""
+    # Imported when something went wrong: host-local, a whole call of its own, has no use for it otherwise.
+    from cni.kernel.netlink import Refused
+
     if isinstance(error, Refused):
         code = TRY_AGAIN_LATER if error.errno in PASSING else KERNEL_REFUSED
         failure = CNIError(code, str(error), "the kernel refused it; the part before the colon can be replayed by hand")

@@ -89,6 +89,7 @@ def recovered(directory: Directory, boot: str, boot_before: str) -> Index | Unwr
         claims = [*_of_this_boot(directory, boot, claims)]
         boot_before = boot
     try:
+        directory.sweep_stamps()
         found = written(directory.ours, boot_before, claims)
     except OSError:
         found = None

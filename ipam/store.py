@@ -18,7 +18,8 @@ survives the machine. An empty claim can only be the reference's, which creates 
 
 A stamp is written before its claim, and counts only for the claim that it was written for: one that names the
 same owner and is of the same time. So it may be left behind, torn or lost, and at worst an address isn't
-reclaimed that could be. What somebody else wrote bears no stamp, and is never reclaimed by age.
+reclaimed that could be. What somebody else wrote bears no stamp, and is never reclaimed by age. Before the stamp
+comes the hint, by which the owner's next call finds what a crash left.
 
 The lock is waited for, but not for ever: `Busy`. Everything else that fails is an OSError. This module neither
 picks addresses (`ipam.allocator`) nor knows what an owner is.
@@ -138,7 +139,13 @@ class Directory:
         except OSError:
             self._recover()
             found = self._hints().of(wanted)
-        return sorted([address for address in found if self._read(_file_name(address)) == wanted])
+        held = []
+        for address in found:
+            if self._read(_file_name(address)) == wanted:
+                held.append(address)
+            elif not exists(self.claim_file(_file_name(address))):
+                self._clear(address, wanted)  # of an ADD or a DEL that died half way
+        return sorted(held)
 
     def owner_of(self, address: Address) -> str | None:
         name = _file_name(address)
@@ -169,9 +176,9 @@ class Directory:
         # Asked first for the sake of the stamp, which may be that of whoever has the address. link() decides.
         if not exists(path):
             self._stage(owner)
+            hints.add(_encoded(owner), address)
             if self._boot:
                 self._stamp(address, owner)
-            hints.add(_encoded(owner), address)
             self._changed = True
             try:
                 posix.link(self._staged, path)
@@ -185,12 +192,15 @@ class Directory:
         return False
 
     def free(self, address: Address, owner: str) -> None:
-        name = _file_name(address)
         self._changed = True
-        unlink(self.claim_file(name))
-        unlink(self.stamp_file(name))
+        unlink(self.claim_file(_file_name(address)))
+        self._clear(address, _encoded(owner))
+
+    def _clear(self, address: Address, owner: bytes) -> None:
+        """Takes away what is noted of a claim that is gone; the hint last, by which it would be found again."""
+        unlink(self.stamp_file(_file_name(address)))
         if self._index:
-            self._index.drop(_encoded(owner), address)
+            self._index.drop(owner, address)
 
     def last(self, index: int) -> Address | None:
         descriptor = self._cursor(index)
@@ -299,9 +309,6 @@ class Directory:
             descriptor = posix.open(path, flags, 0o600)
         try:
             _write_all(descriptor, _encoded(f"{self._boot}\n{self._staged_ns}\n{self._about}\n{owner}"))
-        except BaseException:
-            unlink(path)
-            raise
         finally:
             posix.close(descriptor)
 

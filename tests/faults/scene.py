@@ -45,7 +45,7 @@ SHARED = ("br0: link", "br0: address", "br0: route", "br0: forwards")
 
 KEPT = (
     *("attachments.lock", "boot", "shared.lock", "net:ipv4:ip_forward", "net:ipv6:conf:all:forwarding"),
-    *("lock", "last_reserved_ip.0", "last_reserved_ip.1"),
+    *("lock", "last_reserved_ip.0", "last_reserved_ip.1", "index"),
 )
 """Files of a node, and of a network."""
 

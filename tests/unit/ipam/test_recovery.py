@@ -317,6 +317,7 @@ def test_after_a_crash_at_any_call_every_owner_is_found(tmp_path: Path, monkeypa
                 assert held(blue, name) == by_reading
                 assert delete(blue, name) == by_reading
             assert claims(blue) == {}
+            assert stamps(blue) == []
             if not calls.reached:
                 break
 
