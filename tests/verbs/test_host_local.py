@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import json
+import os
 import shutil
 import subprocess
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -366,3 +370,111 @@ def test_nothing_that_the_configuration_can_say_ends_in_a_defect(in_process: cal
                 asked = json.dumps(config(data_dir, {**POD, key: value}))
                 outcome = in_process("host-local", command, asked, netns=NETNS)
                 assert outcome.code == 0 or outcome.error["code"] in (5, 7, 103), outcome
+
+
+# --- what is in the way ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ipam", "words"),
+    [
+        (
+            {"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "10.1.0.128/25"}]]},
+            "invalid range set 0: subnets 10.1.0.1-10.1.0.254 and 10.1.0.129-10.1.0.254 overlap",
+        ),
+        ({"ranges": [[{"subnet": "10.1.0.0/24"}], [{"subnet": "10.1.0.0/25"}]]}, "range set 0 overlaps with 1"),
+        ({"subnet": "10.1.0.0/24", "gateway": "10.2.0.1"}, "invalid range set 0: gateway 10.2.0.1 not in network"),
+        (
+            {"subnet": "10.1.0.0/24", "rangeStart": "10.1.0.9", "rangeEnd": "10.1.0.5"},
+            "invalid range set 0: RangeStart 10.1.0.9 not in network 10.1.0.0/24 up to RangeEnd 10.1.0.5",
+        ),
+        ({"subnet": "10.1.0.5/24"}, "invalid range set 0: Network has host bits set."),
+        ({"ranges": [[{"subnet": "10.1.0.0/24"}, {"subnet": "fd00::/64"}]]}, "invalid range set 0: mixed address"),
+        ({"ranges": [[{"subnet": "10.1.0.0/24", "exclude": ["10.2.0.0/24"]}]]}, "invalid range set 0: excluded"),
+    ],
+)
+def test_ranges_that_make_no_sense_are_refused_before_anything_is_made(
+    in_process: calls.InProcess, data_dir: Path, ipam: dict[str, Any], words: str
+) -> None:
+    for command in ("ADD", "STATUS"):
+        error = in_process("host-local", command, config(data_dir, ipam), netns=NETNS).error
+
+        assert error["code"] == 7
+        assert error["msg"].startswith(words)
+    assert not data_dir.exists()
+
+
+@pytest.mark.parametrize("kind", ["garbage", "directory", "fifo", "symlink"])
+def test_what_somebody_put_where_a_reservation_would_be_is_passed_over_and_stays(
+    in_process: calls.InProcess, data_dir: Path, kind: str
+) -> None:
+    place = data_dir / "blue" / "10.1.0.2"
+    place.parent.mkdir(parents=True)
+    if kind == "garbage":
+        place.write_bytes(b"\xff\x00garbage\n" * 1000)
+    elif kind == "directory":
+        place.mkdir()
+    elif kind == "fifo":
+        os.mkfifo(place)
+    else:
+        place.symlink_to("/nowhere")
+
+    result = in_process("host-local", "ADD", config(data_dir, POD), netns=NETNS).result
+    assert [ip["address"] for ip in result["ips"]] == ["10.1.0.3/24"]
+    assert in_process("host-local", "CHECK", config(data_dir, POD, prevResult=result), netns=NETNS).code == 0
+    assert in_process("host-local", "DEL", config(data_dir, POD)).code == 0
+
+    assert sorted(path.name for path in place.parent.iterdir()) == ["10.1.0.2", "last_reserved_ip.0", "lock"]
+
+
+@pytest.mark.parametrize("name", [".podwire", ".podwire/blue", ".podwire/blue/stamps"])
+def test_a_file_where_a_directory_of_ours_should_be_is_an_error_that_names_it(
+    in_process: calls.InProcess, data_dir: Path, name: str
+) -> None:
+    (data_dir / name).parent.mkdir(parents=True)
+    (data_dir / name).touch()
+
+    error = in_process("host-local", "ADD", config(data_dir, POD), netns=NETNS).error
+
+    assert error["code"] == 106
+    assert error["msg"] == f"host-local: cannot keep reservations in {data_dir}/blue: Not a directory"
+    assert name in error["details"]
+    assert not list((data_dir / "blue").glob("10.*"))
+
+
+def test_a_directory_that_cannot_be_written_is_an_error(in_process: calls.InProcess, data_dir: Path) -> None:
+    data_dir.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", str(data_dir)], check=True)
+    try:
+        error = in_process("host-local", "ADD", config(data_dir, POD), netns=NETNS).error
+        status = in_process("host-local", "STATUS", config(data_dir, POD)).error
+    finally:
+        subprocess.run(["umount", str(data_dir)], check=True)
+
+    assert (error["code"], error["msg"]) == (
+        106,
+        f"host-local: cannot keep reservations in {data_dir}/blue: Read-only file system",
+    )
+    assert status["code"] == 50
+
+
+def test_a_lock_that_is_held_for_long_says_try_again(
+    in_process: calls.InProcess, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert in_process("host-local", "ADD", config(data_dir, POD), netns=NETNS).code == 0
+    before = reserved(data_dir)
+    monkeypatch.setattr("ipam.store._FIRST_PAUSE_S", 0)
+    monkeypatch.setattr("ipam.store._LONGEST_PAUSE_S", 0)
+    clock = itertools.count(0, 10)
+    monkeypatch.setattr("ipam.store.time", SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda _: None))
+    with open(data_dir / "blue" / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in ("ADD", "DEL", "CHECK"):
+            error = in_process("host-local", command, config(data_dir, POD), container_id="c2", netns=NETNS).error
+            assert error["code"] == 11
+            assert f"{data_dir}/blue/lock has been held for 20 seconds" in error["msg"]
+        # Passing troubles are no reason to call a node unusable.
+        full = config(data_dir, {**POD, "statusWhenFull": True})
+        assert in_process("host-local", "STATUS", full).code == 0
+
+    assert reserved(data_dir) == before

@@ -1,4 +1,4 @@
-"""Our host-local and the reference's on one directory: in turns, at the same time, and through kill -9."""
+"""Our host-local and the reference's on one directory: in turns, at the same time, through kill -9 and restarts."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ THEIRS = REFERENCE_PLUGINS / "host-local"
 NETNS = "/run/netns/nobody-looks"
 POD: dict[str, Any] = {"subnet": "10.1.0.0/26"}
 DUAL: dict[str, Any] = {"ranges": [[POD], [{"subnet": "fd00::/64"}]]}
+
+BOOT = "0f9d8c7b 100"
 
 # The reference that distributions have ends there.
 VERSIONS = versions.SUPPORTED[:-1]
@@ -198,7 +200,7 @@ def ours_at_work(stdin: bytes, command: str, container_id: str) -> list[str]:
     from cni.spec.request import Request
 
     request = Request(command, container_id, NETNS, "eth0", "", (), False)
-    result = hostlocal.run(command, NetConf.parse(stdin), request)
+    result = hostlocal.run(command, NetConf.parse(stdin), request, BOOT)
     return [str(ip.address.address) for ip in result.ips] if result else []
 
 
@@ -236,9 +238,19 @@ def churn(work: Callable[[bytes, str, str], list[str]], stdin: bytes, name: str,
 
 
 @needs_reference
-def test_at_the_same_time_nobody_gets_what_somebody_has(data_dir: Path) -> None:
-    stdin = json.dumps(config(data_dir)).encode()
-    workers = [(ours_at_work, 150)] * 4 + [(theirs_at_work, 40)] * 4
+@pytest.mark.parametrize(
+    ("processes", "subnet", "ours", "theirs"),
+    [
+        pytest.param(8, "10.1.0.0/26", 150, 40, id="8 processes"),
+        pytest.param(16, "10.1.0.0/24", 150, 100, id="16 processes, 2,000 attachments"),
+    ],
+)
+def test_at_the_same_time_nobody_gets_what_somebody_has(
+    data_dir: Path, processes: int, subnet: str, ours: int, theirs: int
+) -> None:
+    stdin = json.dumps(config(data_dir, {"ranges": [[{"subnet": subnet}], [{"subnet": "fd00::/64"}]]})).encode()
+    half = processes // 2
+    workers = [(ours_at_work, ours)] * half + [(theirs_at_work, theirs)] * half
     fork = multiprocessing.get_context("fork")
 
     with fork.Pool(len(workers)) as pool:
@@ -253,14 +265,15 @@ def test_at_the_same_time_nobody_gets_what_somebody_has(data_dir: Path) -> None:
         for earlier, later in itertools.pairwise(one_after_the_other):
             assert earlier.end < later.begin, f"{earlier} and {later} at once"
     assert reserved(data_dir) == {}
-    assert set(os.listdir(data_dir / ".podwire" / "blue")) <= {"index"}
+    assert set(os.listdir(data_dir / ".podwire" / "blue")) <= {"index", "stamps"}
+    assert not os.listdir(data_dir / ".podwire" / "blue" / "stamps")
 
 
 # --- kill -9 ------------------------------------------------------------------------------------------
 
 
 class Killing:
-    """`posix` for `ipam.store` in a process that kills itself before its n-th call, or in the middle of a write."""
+    """`posix` for `ipam`, in a process that kills itself before its n-th call, or in the middle of a write."""
 
     def __init__(self, left: int) -> None:
         self._left = left
@@ -285,9 +298,11 @@ def dies(number: int, stdin: bytes, command: str, container_id: str) -> bool:
     """Runs the verb in a process of its own that is killed at its call of that number; whether it got so far."""
     child = os.fork()
     if not child:
-        from ipam import store
+        from ipam import index, recovery, store
 
-        vars(store)["posix"] = Killing(number)
+        killing = Killing(number)
+        for module in (store, index, recovery):
+            vars(module)["posix"] = killing
         code = 1
         try:
             ours_at_work(stdin, command, container_id)
@@ -338,6 +353,66 @@ def test_killed_a_thousand_times_no_address_is_lost(data_dir: Path) -> None:
     for container_id in ("c0", "c1", "c2"):
         ours_at_work(stdin, "DEL", container_id)
     assert reserved(data_dir) == {}
+    assert not os.listdir(data_dir / ".podwire" / "blue" / "stamps")
+
+
+# --- restarts -----------------------------------------------------------------------------------------
+
+
+def restarted(executables: Path, command: str, asked: dict[str, Any], container_id: str) -> list[str]:
+    """One call of our executable on a container node that was started for it: same boot ID, another process 1."""
+    enter = ["unshare", "--pid", "--fork", "--mount-proc"]
+    environ = {**environment(command, container_id), "PATH": os.environ["PATH"]}
+    stdin = json.dumps(asked).encode()
+    # As a child of process 1, which is the shell.
+    argv = [*enter, "sh", "-c", '"$0"; exit $?', str(executables / "host-local")]
+    done = subprocess.run(argv, input=stdin, env=environ, capture_output=True, check=True)
+    return [ip["address"].partition("/")[0] for ip in json.loads(done.stdout)["ips"]] if done.stdout else []
+
+
+@needs_reference
+def test_after_a_restart_of_a_container_node_our_dead_go_and_nothing_of_the_reference_s(
+    plugin: calls.Exec, executables: Path, data_dir: Path
+) -> None:
+    asked = config(data_dir, {"subnet": "10.1.0.0/24"})
+    reference = Side("theirs", plugin)
+    for i in range(4):
+        plugin.path = (executables,)
+        reference.addresses(asked, f"ours{i}")
+        plugin.path = (REFERENCE_PLUGINS,)
+        reference.addresses(asked, f"theirs{i}")
+    # The reference gives what ours had to the same container again, and lets another go that was ours.
+    reference.delete(asked, "ours1")
+    reference.addresses(asked, "ours1", args="IP=10.1.0.4")
+    reference.delete(asked, "ours2")
+    plugin.path = (executables,)
+    reference.addresses(asked, "living")
+    before = reserved(data_dir)
+
+    assert restarted(executables, "DEL", asked, "nobody") == []
+    assert reserved(data_dir) == before
+    [found] = restarted(executables, "ADD", asked, "new")
+
+    assert sorted(reserved(data_dir).values()) == sorted(
+        [f"{one}/eth0" for one in ("theirs0", "theirs1", "theirs2", "theirs3", "ours1", "new")]
+    )
+    assert reserved(data_dir)[found] == "new/eth0"
+    assert restarted(executables, "DEL", asked, "new") == []
+
+
+@needs_reference
+def test_without_a_restart_nobody_is_reclaimed(plugin: calls.Exec, executables: Path, data_dir: Path) -> None:
+    asked = config(data_dir, {"subnet": "10.1.0.0/29"})
+    for i, folder in enumerate([executables, REFERENCE_PLUGINS, executables, REFERENCE_PLUGINS, executables]):
+        plugin.path = (folder,)
+        Side("", plugin).addresses(asked, f"c{i}")
+    before = reserved(data_dir)
+    plugin.path = (executables,)
+
+    error = plugin("host-local", "ADD", asked, container_id="c9", netns=NETNS).error
+
+    assert error["code"] == 101
+    assert reserved(data_dir) == before
 
 
 @needs_reference
