@@ -55,6 +55,8 @@ class Index:
         """Takes the descriptor over. Raises ValueError for what is no index, OSError."""
         self._descriptor = descriptor
         self.spoilt = False
+        self._read: tuple[bytearray, int] = bytearray(), 0
+        """The bucket that was read last, which is likely to be asked for again, and where it is in the file."""
         self._pages: dict[int, tuple[bytearray, int]] = {}
         header = posix.pread(descriptor, BLOCK_BYTES, 0)
         if len(header) != BLOCK_BYTES or header[:8] != MAGIC:
@@ -100,7 +102,7 @@ class Index:
             at = bucket.find(wanted)
             while at >= 0:
                 if not at % SLOT_BYTES:
-                    packed = bucket[at + 8 : at + SLOT_BYTES]
+                    packed = bytes(bucket[at + 8 : at + SLOT_BYTES])
                     found.append(Address.from_packed(packed[12:] if version == 4 else packed))
                 at = bucket.find(wanted, at + 1)
         return found
@@ -119,7 +121,7 @@ class Index:
         if number < 0:
             self.spoilt = True  # full: the next index will be larger
             return
-        self._write(slot, start + number * SLOT_BYTES)
+        self._put(bucket, start, number * SLOT_BYTES, slot)
 
     def drop(self, owner: bytes, address: Address) -> None:
         """To be said after the claim is gone."""
@@ -131,12 +133,19 @@ class Index:
             return
         at = _slot_at(bucket, slot_of(owner, address))
         if at >= 0:
-            self._write(bytes(SLOT_BYTES), start + at)
+            self._put(bucket, start, at, bytes(SLOT_BYTES))
 
-    def _bucket(self, mark: int) -> tuple[bytes, int]:
+    def _put(self, bucket: bytearray, start: int, at: int, slot: bytes) -> None:
+        bucket[at : at + SLOT_BYTES] = slot
+        self._write(slot, start + at)
+
+    def _bucket(self, mark: int) -> tuple[bytearray, int]:
         """The bucket of a hash, and where it is in the file."""
         start = BLOCK_BYTES * (1 + bucket_of(mark, self._buckets))
-        return posix.pread(self._descriptor, BLOCK_BYTES, start).ljust(BLOCK_BYTES, b"\0"), start
+        if self._read[1] != start:
+            data = posix.pread(self._descriptor, BLOCK_BYTES, start)
+            self._read = bytearray(data.ljust(BLOCK_BYTES, b"\0")), start
+        return self._read
 
     # --- what is taken --------------------------------------------------------------------------------
 
@@ -223,7 +232,7 @@ def _hash(owner: bytes) -> int:
     return int.from_bytes(owner, "big") % _PRIME * _SPREAD & 0xFFFFFFFFFFFFFF00
 
 
-def _slot_at(bucket: bytes, slot: bytes) -> int:
+def _slot_at(bucket: bytearray, slot: bytes) -> int:
     at = bucket.find(slot)
     while at % SLOT_BYTES and at >= 0:
         at = bucket.find(slot, at + 1)

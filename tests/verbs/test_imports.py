@@ -26,8 +26,8 @@ VERSIONS = (11, 12, 13)
 
 ADD = {
     # ours
-    "cni", "cni.__main__", "cni.addresses", "cni.attach", "cni.boot", "cni.attach.engine", "cni.attach.locks", "cni.attach.making",
-    "cni.attach.node", "cni.attach.record", "cni.attach.sandbox", "cni.attach.shared", "cni.features",
+    "cni", "cni.__main__", "cni.addresses", "cni.attach", "cni.attach.engine", "cni.attach.locks", "cni.attach.making",
+    "cni.attach.node", "cni.attach.record", "cni.attach.sandbox", "cni.attach.shared", "cni.boot", "cni.features",
     "cni.features.bridge", "cni.hostlocal", "cni.kernel", "cni.kernel.inet", "cni.kernel.link", "cni.kernel.netlink",
     "cni.kernel.netns", "cni.kernel.sysctl", "cni.lean", "cni.plugin", "cni.plugins", "cni.spec", "cni.spec.errors",
     "cni.spec.netconf", "cni.spec.request", "cni.spec.result", "cni.spec.section", "cni.spec.versions", "cni.wanted",
