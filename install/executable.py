@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("cni", "ipam", "install")
 LOADER = "install.loader"
+FOR_PEOPLE = ("cni.cli", "cni.runtime", "install")
+"""Packages that no call of a runtime imports."""
 NAMES = ("podwire", "bridge", "loopback", "host-local")
 """What a complete CNI bin directory has."""
 
@@ -180,9 +182,10 @@ def parts_of(modules: Mapping[str, Module]) -> list[list[str]]:
 
     Each by itself is slower (what they share is made again and again), and all of them as one object too (they
     are read into fresh memory, which costs more than the reading). But what is only imported in functions goes
-    by itself, since most calls don't import it: a feature, a command, the caller of delegates.
+    by itself, since most calls don't import it: a feature, a command, the caller of delegates. So does what only
+    commands for people import.
     """
-    needed = {one for module in modules.values() for one in module.needs}
+    needed = {one for name, module in modules.items() if not name.startswith(FOR_PEOPLE) for one in module.needs}
     parts: dict[str, list[str]] = {}
     for name, module in modules.items():
         package = name if module.file.endswith("/__init__.py") else name.rpartition(".")[0]
