@@ -42,20 +42,20 @@ def of(conf: NetConf, args: str, path: Sequence[str], boot: str = "", departed: 
     return Delegate(Delegation(kind, conf.raw.decode(), args), path, conf.cni_version)
 
 
-def of_leaving(conf: NetConf, args: str, path: Sequence[str]) -> Addresses:
+def of_leaving(conf: NetConf, args: str, path: Sequence[str], boot: str = "") -> Addresses:
     """For a DEL, which has no use for its configuration where a record knows better. Doesn't raise."""
     try:
-        return of(conf, args, path)
+        return of(conf, args, path, boot)
     except CNIError as error:
         return _Unreadable(error)
 
 
-def reopen(delegation: Delegation, path: Sequence[str]) -> Addresses:
+def reopen(delegation: Delegation, path: Sequence[str], boot: str = "") -> Addresses:
     """For releasing what an earlier ADD acquired, from what its record kept. Doesn't raise."""
     if not delegation.type:
         return NoAddresses()
     if delegation.type == "host-local":
-        return HostLocal.reopened(delegation)
+        return HostLocal.reopened(delegation, boot)
     return Delegate(delegation, path)
 
 

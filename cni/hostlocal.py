@@ -140,13 +140,13 @@ class HostLocal:
         return cls(Delegation("host-local", conf.raw.decode(), args), data_dir_of(conf.ipam), conf, boot, departed)
 
     @classmethod
-    def reopened(cls, delegation: Delegation) -> Self:
+    def reopened(cls, delegation: Delegation, boot: str = "") -> Self:
         """For releasing what an earlier ADD reserved, with nothing of its configuration but the directory."""
         try:
             ipam = Section.of(loads(delegation.config), "config").section("ipam")
-            return cls(delegation, data_dir_of(ipam))
+            return cls(delegation, data_dir_of(ipam), boot=boot)
         except (JSONError, CNIError):
-            return cls(delegation, DATA_DIR)
+            return cls(delegation, DATA_DIR, boot=boot)
 
     def acquire(self, key: Key, netns: str) -> Result:
         """One address from each range set; the same ones when the attachment holds some already."""
@@ -163,7 +163,7 @@ class HostLocal:
 
     def release(self, key: Key, netns: str) -> None:
         """Gives back all that the attachment holds; nothing, and no directory, is fine."""
-        directory = Directory(self._data_dir, key.network, create=False)
+        directory = Directory(self._data_dir, key.network, create=False, boot=self._boot)
         try:
             with directory as reservations:
                 if not release(reservations, owner_of(key.container_id, key.ifname)):
@@ -177,7 +177,7 @@ class HostLocal:
 
     def check(self, key: Key, netns: str, prev: Result | None) -> None:
         """Every address of our ranges that the result names is reserved for the attachment, one of each set."""
-        directory = Directory(self._data_dir, key.network, create=False)
+        directory = Directory(self._data_dir, key.network, create=False, boot=self._boot)
         try:
             held = _held(directory, key)
             if not held:

@@ -114,7 +114,7 @@ def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str]
     from cni.attach.node import DEFAULT_RUN_DIR, Node
 
     run_dir = environ.get("PODWIRE_RUN_DIR") or DEFAULT_RUN_DIR
-    with Node(run_dir, lambda delegation: addresses.reopen(delegation, request.path)) as node:
+    with Node(run_dir, lambda delegation: addresses.reopen(delegation, request.path, node.boot)) as node:
         try:
             return _attach(node, name, PLUGINS[name], request, conf)
         finally:
@@ -142,7 +142,7 @@ def _attach(node: Node, name: str, plugin: Plugin, request: Request, conf: NetCo
     if not plugin.recorded:
         ipam: Addresses = addresses.NoAddresses()  # who leaves no trace has nowhere to note a lease: it takes none
     elif leaving:
-        ipam = addresses.of_leaving(conf, request.args, request.path)
+        ipam = addresses.of_leaving(conf, request.args, request.path, node.boot)
     else:
         ipam = addresses.of(conf, request.args, request.path, node.boot, lambda network: _departed(node, network))
     if command == "GC":

@@ -6,7 +6,8 @@ whether it is free. What the index leaves out would be missed, so it is believed
 is as our last change left it. That is told by the directory's mtime, which every change of ours moves on by a
 nanosecond and notes here (`tag`): whatever anybody else creates or removes puts the kernel's own time in its place.
 The two are only compared for equality, so it doesn't matter how the clock moves; and since a time that the kernel
-wrote is never noted, neither does it that those of two changes within one tick of its clock are the same.
+wrote is never noted, neither does it that those of two changes within one tick of its clock are the same. Nor is it
+believed in another boot than it was made in: what of it reached a disk before a power cut is anybody's guess.
 
     header   magic · tag · number of buckets · of pages · boot · one key per page
     buckets  4 KiB each, chosen by the owner's hash: slots of (hash, address); a slot may lie, never be missing

@@ -103,3 +103,26 @@ def test_people_get_tables_and_the_machine_s_facts_without_its_name(quick: tuple
     for title in ("One pod at a time", "Where our time goes", "Our netlink codec beside pyroute2"):
         assert f"\n{title}\n" in said
     assert str(session.TOP) not in said + json.dumps(found)
+
+
+# --- reservations -------------------------------------------------------------------------------------
+
+
+def test_the_bench_of_reservations_has_both_sides_of_every_size_and_layout(executables: Path, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.ipam", "--rounds", "1", "--most", "250", "--dir", tmp_path,
+         "--ours", executables / "host-local", "--json", file],
+        cwd=session.TOP, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+    found = json.loads(file.read_text())["figures"]
+    assert sorted((one["layout"], one["size"], one["side"]) for one in found) == [
+        (layout, size, side) for layout in ("contiguous", "spread") for size in (0, 250) for side in ("ours", "theirs")
+    ]
+    assert all(one["add_ms"] > 0 and one["delete_ms"] > 0 for one in found)
+    for row in ("ADD at 0", "ADD at 250", "DEL at 250"):
+        assert row in done.stdout
+    assert not list(tmp_path.glob("bench-ipam.*"))
+    assert str(tmp_path) not in done.stdout

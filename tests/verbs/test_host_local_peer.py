@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from cni import boot
 from cni.spec import versions
 from cni.spec.netconf import NetConf
 from tests.conftest import REFERENCE_PLUGINS
@@ -29,7 +30,7 @@ NETNS = "/run/netns/nobody-looks"
 POD: dict[str, Any] = {"subnet": "10.1.0.0/26"}
 DUAL: dict[str, Any] = {"ranges": [[POD], [{"subnet": "fd00::/64"}]]}
 
-BOOT = "0f9d8c7b 100"
+BOOT = boot.stamp()
 
 # The reference that distributions have ends there.
 VERSIONS = versions.SUPPORTED[:-1]
@@ -371,8 +372,9 @@ def restarted(executables: Path, command: str, asked: dict[str, Any], container_
 
 
 @needs_reference
+@pytest.mark.parametrize("first", ["ADD", "DEL"])
 def test_after_a_restart_of_a_container_node_our_dead_go_and_nothing_of_the_reference_s(
-    plugin: calls.Exec, executables: Path, data_dir: Path
+    plugin: calls.Exec, executables: Path, data_dir: Path, first: str
 ) -> None:
     asked = config(data_dir, {"subnet": "10.1.0.0/24"})
     reference = Side("theirs", plugin)
@@ -387,10 +389,9 @@ def test_after_a_restart_of_a_container_node_our_dead_go_and_nothing_of_the_refe
     reference.delete(asked, "ours2")
     plugin.path = (executables,)
     reference.addresses(asked, "living")
-    before = reserved(data_dir)
 
-    assert restarted(executables, "DEL", asked, "nobody") == []
-    assert reserved(data_dir) == before
+    if first == "DEL":
+        assert restarted(executables, "DEL", asked, "nobody") == []
     [found] = restarted(executables, "ADD", asked, "new")
 
     assert sorted(reserved(data_dir).values()) == sorted(

@@ -365,3 +365,18 @@ def test_what_a_gc_frees_is_free_for_the_index_too(blue: Path) -> None:
 
     assert [add(blue, name, sets=FEW) for name in "fg"] == ["10.1.0.3", "10.1.0.4"]
     assert stamps(blue) == ["10.1.0.2", "10.1.0.3", "10.1.0.4"]
+
+
+def test_an_index_of_an_earlier_boot_is_not_believed(blue: Path) -> None:
+    """What of it reached the disk before a power cut is anybody's guess."""
+    theirs(blue, "10.1.0.9", "t")
+    add(blue, "a")
+    index = blue.parent / ".podwire" / "blue" / "index"
+    with index.open("r+b") as file:
+        header = file.read(4096)
+        file.truncate(0)
+        file.seek(0)
+        file.write(header)  # with the tag of the last change, and nothing else
+
+    with directory(blue, SECOND) as store:
+        assert [str(one) for one in release(store, owner("t"))] == ["10.1.0.9"]
