@@ -348,7 +348,7 @@ def test_killed_a_thousand_times_no_address_is_lost(data_dir: Path) -> None:
     chosen = random.Random("kill")
     for number in range(1000):
         container_id = f"c{chosen.randrange(3)}"
-        dies(chosen.randrange(20), stdin, chosen.choice(["ADD", "DEL"]), container_id)
+        dies(chosen.randrange(45), stdin, chosen.choice(["ADD", "DEL"]), container_id)
         assert set(reserved(data_dir).values()) <= {"c0/eth0", "c1/eth0", "c2/eth0"}, number
 
     for container_id in ("c0", "c1", "c2"):
