@@ -29,11 +29,10 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="as one JSON object, for scripts")
     options = parser.parse_args(arguments)
-    version: str | None = getattr(cni, "__version__", None)
     code, explained = _CODE.get(type(cni.__loader__).__module__, _TREE)
     if options.json:
         told = {
-            "podwire": version,
+            "podwire": cni.__version__,
             "cniVersions": SUPPORTED,
             "python": platform.python_version(),
             "interpreter": sys.executable,
@@ -41,8 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         }
         print(json.dumps(told))
         return 0
-    if version:
-        print(f"podwire  {version}")
+    print(f"podwire  {cni.__version__}")
     print(f"CNI      {', '.join(SUPPORTED)}")
     print(f"Python   {platform.python_version()} at {sys.executable}, {explained}")
     return 0

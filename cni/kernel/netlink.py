@@ -13,8 +13,8 @@ a refusal carries the sequence number of the request it refuses. It does *not* s
 
 A `Socket` belongs to the network namespace it was opened in, wherever its process goes afterwards: that is
 how the rest of the tree works in a pod without being there. What the messages say is not known here: see
-`link` and `inet`. pyroute2 does all of this and more, and takes 210 ms to import (see bench/); our tests
-read with it what these messages did.
+`link` and `inet`. pyroute2 does all of this and more, and takes as long to import as ten pods to attach
+(docs/bench.md); our tests read with it what these messages did.
 """
 
 from __future__ import annotations

@@ -40,6 +40,16 @@ def test_every_file_that_architecture_names_exists() -> None:
     assert not missing
 
 
+def test_the_figures_are_those_that_the_bench_wrote() -> None:
+    written = (TOP / "docs/bench.md").read_text()
+
+    told = re.findall(r"^\| (?:bridge|20 at once).* \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", README, re.MULTILINE)
+
+    assert len(told) == 4
+    for figures in told:
+        assert f"| {' | '.join(figures)} |" in written
+
+
 def test_readme_gives_the_two_commands() -> None:
     assert "make demo" in README
     assert "make test" in README
