@@ -44,7 +44,7 @@ SHARED = ("br0: link", "br0: address", "br0: route", "br0: forwards")
 """What stays of a first attachment: the bridge with what the gateway needs, but no neighbour."""
 
 KEPT = (
-    *("attachments.lock", "boot", "shared.lock", "net:ipv4:ip_forward", "net:ipv6:conf:all:forwarding"),
+    *("attachments.lock", "boot", "boot.new", "shared.lock", "net:ipv4:ip_forward", "net:ipv6:conf:all:forwarding"),
     *("lock", "last_reserved_ip.0", "last_reserved_ip.1", "index"),
 )
 """Files of a node, and of a network."""

@@ -310,7 +310,7 @@ def test_a_caller_that_lives_on_has_no_children_after_a_del(lan: Network, netns:
     lan.add(netns)
     lan.delete()
 
-    assert leaks.children() == before
+    assert leaks.children().keys() <= before.keys()
 
 
 def test_who_ignores_the_end_of_children_can_call_del(lan: Network, netns: Path, listening: str) -> None:
