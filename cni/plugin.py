@@ -14,6 +14,7 @@ from cni.spec import versions
 from cni.spec.errors import (
     INTERNAL,
     INVALID_CONFIG,
+    INVALID_ENVIRONMENT,
     IO_FAILURE,
     KERNEL_REFUSED,
     PASSING,
@@ -114,6 +115,8 @@ def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str]
     from cni.attach.node import DEFAULT_RUN_DIR, Node
 
     run_dir = environ.get("PODWIRE_RUN_DIR") or DEFAULT_RUN_DIR
+    if not run_dir.startswith("/"):
+        raise CNIError(INVALID_ENVIRONMENT, f"PODWIRE_RUN_DIR must be an absolute path, got {run_dir}")
     with Node(run_dir, lambda delegation: addresses.reopen(delegation, request.path, node.boot)) as node:
         try:
             return _attach(node, name, PLUGINS[name], request, conf)

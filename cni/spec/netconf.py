@@ -31,6 +31,10 @@ _NAME_BYTES: Final = 255  # NAME_MAX of linux/limits.h: a network's state is a f
 _ATTACHMENTS: Final = ("cni.dev/valid-attachments", "cni.dev/attachments")
 
 
+# There is an IPAM, and nobody knows which.
+_UNREADABLE_IPAM: Final = Section({"type": ""}, "ipam")
+
+
 class NetConf(NamedTuple):
     """One plugin's configuration."""
 
@@ -57,9 +61,10 @@ class NetConf(NamedTuple):
         """CNIError 6 for what isn't a JSON object or has no version's form, 1 for a version that we don't speak, 7 for
         what it says, 5 for too much of it.
 
-        `leaving` is for DEL, which needs no more than to know the network and its IPAM: what else can't be read counts
-        as absent. Later members of the chain wrote the previous result too, somebody may have broken the configuration
-        since the ADD, and a pod must not stay because of either.
+        `leaving` is for DEL, which needs no more than the network's name where a record knows the rest: what else can't
+        be read counts as absent, and an IPAM as one of no type, which is missed only where it is needed. Later members
+        of the chain wrote the previous result too, somebody may have broken the configuration since the ADD, and a pod
+        must not stay because of either.
         """
         if len(stdin) > STDIN_BYTES:
             raise _too_long(STDIN_BYTES)
@@ -82,8 +87,9 @@ class NetConf(NamedTuple):
             )
         versions.parse(version)
         versions.require_supported(version)
-        found = cls(version, name, "", stdin, keys, keys.section("ipam"))
+        found = cls(version, name, "", stdin, keys, _UNREADABLE_IPAM)
         parsers: dict[str, Callable[[], Any]] = {
+            "ipam": lambda: keys.section("ipam"),
             "type": lambda: keys.text("type"),
             "runtime_config": lambda: keys.section("runtimeConfig"),
             "args": lambda: keys.section("args").section("cni"),

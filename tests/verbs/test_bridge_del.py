@@ -127,6 +127,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "another IPAM": {"ipam": {"type": "nobody"}},
     "no IPAM": {"ipam": None},
     "an IPAM without a type": {"ipam": {"type": ""}},
+    "an IPAM that is none": {"ipam": []},
     "no gateway": {"isDefaultGateway": None},
     "what is not implemented": {"ipMasq": True, "vlan": 7},
     "a MAC that cannot be": {"runtimeConfig": {"mac": "x"}},
