@@ -21,7 +21,7 @@ from tests import calls, session
 from tests.faults.seam import JOURNAL_BYTES, KILL, LEFT_OPEN, NONE, Fault, steps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
 ERRORS = (errno.ENOSPC, errno.EIO, errno.EINTR, errno.EPERM, errno.ENOBUFS)
@@ -52,7 +52,7 @@ class Injected(calls.Outcome):
     @property
     def step(self) -> str:
         """The step that the fault hit; "" when the call had ended before."""
-        taken = self.helper_steps if self.fault.helper else self.steps
+        taken = [step for step in (self.helper_steps if self.fault.helper else self.steps) if self.fault.counts(step)]
         return taken[self.fault.number] if 0 <= self.fault.number < len(taken) else ""
 
     @property
@@ -130,10 +130,14 @@ class Launcher(calls.Caller):
         return self._server.run(name, environ, stdin, node, self._circumstances)
 
 
-def until_unreached(attempt: Callable[[int], Iterable[Injected]]) -> int:
-    """Has `attempt` try faults at call 0, 1, 2, … until none of them is reached; returns how many calls there are."""
+def throughout(call: Callable[[Fault], Injected], fault: Callable[[int], Fault], least: int) -> Iterator[Injected]:
+    """Has `call` meet the faults of number 0, 1, 2, … until one is not reached any more, which is the last outcome.
+
+    There must be at least so many: with fewer, the stand-ins aren't where the plugin looks.
+    """
     for number in itertools.count():
-        outcomes = list(attempt(number))
-        if not any(outcome.step for outcome in outcomes):
-            return number
-    raise AssertionError("unreachable")
+        outcome = call(fault(number))
+        yield outcome
+        if not outcome.step:
+            assert number >= least, f"no more than {number} calls: {outcome}"
+            return

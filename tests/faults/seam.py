@@ -39,6 +39,17 @@ LEFT_OPEN = "left-open"
 NOT_STEPS = frozenset({"_exit", "getpid", "inet_ntop", "inet_pton", "isatty", "setns", "strerror"})
 """What can't fail, or touches nothing: not worth a round each. (`setns` is counted as lean's.)"""
 
+READING = frozenset(
+    {
+        *("access", "close", "fstat", "getsockopt", "ioctl", "listdir", "lstat", "poll", "pread", "read"),
+        *("setsockopt", "stat", "statvfs", "urandom"),
+    }
+)
+"""Steps that change nothing, so that it is all the same whether they fail before or after."""
+
+OWN = frozenset({"bind", "fcntl", "flock", "lseek", "open", "pipe2", "recvfrom", "setns", "socket"})
+"""Steps whose effect ends with the process, so that it is all the same whether it dies before or after."""
+
 JOURNAL_BYTES = 1 << 16
 """Of each of the two halves of a journal."""
 
@@ -49,7 +60,11 @@ _MOST_DESCRIPTORS = 256
 
 
 class Fault(NamedTuple):
-    """What happens at the call of that number, counted from 0."""
+    """What happens at one of the calls.
+
+    Counted, from 0, are those at which it makes a difference (see `counts`); so going through the numbers until one
+    is not reached is going through all that can happen.
+    """
 
     number: int
     what: int
@@ -60,6 +75,13 @@ class Fault(NamedTuple):
     """Whether the calls of the forked helper are meant, instead of the plugin's own."""
     lasting: bool = False
     """Whether all calls after that one fail in the same way, so that nothing can be undone either."""
+
+    def counts(self, step: str) -> bool:
+        if self.helper or self.lasting:
+            return True
+        if self.what == KILL:
+            return step not in READING and step not in OWN
+        return not self.after or step not in READING
 
     def __str__(self) -> str:
         what = errno.errorcode[self.what] if self.what > 0 else signal.Signals(-self.what).name
@@ -125,29 +147,34 @@ class Seam:
         journal = self._journal
         if not journal:
             return function(*arguments, **named)
+        if name == "open" and arguments[1] & os.O_CREAT:
+            name = "create"
         journal.note(name)
-        number, self._number = self._number, self._number + 1
         fault = self._fault
-        hit = self._in_helper == fault.helper and (
-            number == fault.number or (fault.lasting and number > fault.number and not _is_told(name, arguments))
-        )
+        hit = self._comes(fault, name, arguments)
         if hit and (not fault.after or _is_told(name, arguments)) and not _closes_anyway(name, fault):
             self._strike(fault)
-        if hit and name == "write":
-            descriptor, data = arguments
-            arguments = descriptor, data[: len(data) // 2]
+        if hit and name in ("write", "pwrite"):
+            descriptor, data, *where = arguments
+            arguments = descriptor, data[: len(data) // 2], *where
         result = function(*arguments, **named)
         if name == "fork" and not result:
             # The helper's first step is to have been forked.
             journal.enter_helper()
             journal.note(name)
-            self._number = 1
             self._in_helper = True
-            hit = fault.helper and fault.number == 0
+            hit = self._comes(fault, name, arguments)
         # But a fork doesn't fail after it: no kernel says that there is no child, and has one.
         if hit and not (name == "fork" and fault.what > 0):
             self._strike(fault)
         return result
+
+    def _comes(self, fault: Fault, step: str, arguments: tuple[Any, ...]) -> bool:
+        """Whether the fault's time has come."""
+        if not fault.counts(step) or self._in_helper != fault.helper:
+            return False
+        number, self._number = self._number, self._number + 1
+        return number == fault.number or (fault.lasting and number > fault.number and not _is_told(step, arguments))
 
     def _strike(self, fault: Fault) -> None:
         if fault.what > 0:

@@ -1,7 +1,7 @@
 """No step of a verb may fail, or be a process's last, and leave anything behind or touch what is foreign.
 
-Each test tries the first call that a plugin makes, the second, and so on until one is not reached: so a step that is
-new is tested from its first day. What a verb has left goes with the DEL, the ADD or the GC that follows.
+Each test goes through all the steps that a plugin takes, whatever they are: so a step that is new is tested from its
+first day. What a verb has left goes with the DEL, the ADD or the GC that follows.
 """
 
 from __future__ import annotations
@@ -13,39 +13,55 @@ import pytest
 
 from cni.kernel import link as links
 from cni.kernel.netlink import NetlinkError
-from tests.faults.injection import ERRORS, Injected, until_unreached
-from tests.faults.scene import Scene
+from tests.faults.injection import ERRORS, Injected, throughout
 from tests.faults.seam import INTERRUPT, KILL, NONE, TERMINATE, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from tests.faults.scene import Scene
     from tests.verbs.networks import Network
 
     Scenes = Callable[..., Scene]
 
 SLOW = pytest.mark.slow
+
 EACH_ERROR = pytest.mark.parametrize("errors", [1, pytest.param(len(ERRORS), marks=SLOW)], ids=["in turn", "each"])
 """One error for a step and another for the next, or all of them for each."""
 
 # Where the announcement of a link's end doesn't come to who asks for it, another socket listens.
 ON_KERNELS = pytest.mark.parametrize("release", ["6.18.0", pytest.param("6.1.0-44-amd64", marks=SLOW)])
 
-DEADLY = (INTERRUPT, TERMINATE, KILL)
-
-AT_LEAST = {"ADD": 100, "CHECK": 80, "DEL": 60, "GC": 80}
-"""Steps that a verb surely has. With fewer, the stand-ins aren't where the plugin looks."""
+THEN = pytest.mark.parametrize("then", ["DEL", "ADD", "GC"])
 
 TRY_AGAIN_LATER = 11
 CHECK_FAILED = 103
 INTERNAL = 999
 
 
-def failures(number: int, errors: int = 1, *, after: tuple[bool, ...] = (False, True)) -> list[Fault]:
-    """Faults at the call of that number: it fails before it has done anything, or when it has."""
-    whats = [ERRORS[(number + i) % len(ERRORS)] for i in range(errors)]
-    return [Fault(number, what, late) for what in whats for late in after]
+# --- what faults there are, and what must be so after each ------------------------------------------
+
+
+def failing(call: Callable[[Fault], Injected], errors: int = 1, *, late: bool = True, least: int) -> Iterator[Injected]:
+    """Each step fails: before it has done anything; and when it has, of those that do something."""
+    for first in range(errors):
+
+        def fault(number: int, after: bool = False, first: int = first) -> Fault:
+            return Fault(number, ERRORS[(number + first) % len(ERRORS)], after)
+
+        yield from throughout(call, fault, least)
+        if late:
+            yield from throughout(call, lambda number: fault(number, after=True), least // 3)
+
+
+def dying(call: Callable[[Fault], Injected], *, least: int) -> Iterator[Injected]:
+    """Each step that does something is the last of its process: before it is done; and of a write, half way."""
+    for outcome in throughout(call, lambda number: Fault(number, KILL), least):
+        assert outcome.killed == bool(outcome.step), told(outcome)
+        yield outcome
+        if outcome.step in ("write", "pwrite"):
+            yield call(outcome.fault._replace(after=True))
 
 
 def told(outcome: Injected) -> str:
@@ -56,16 +72,30 @@ def detach(scene: Scene, outcome: Injected) -> None:
     """A DEL without a fault leaves nothing."""
     after = scene.call(NONE, "DEL")
     assert (after.code, after.stdout) == (0, b""), f"{after}, {told(outcome)}"
-    assert not scene.changed(), f"{scene.changed()}, {told(outcome)}"
+    nothing_changed(scene, outcome)
+
+
+def nothing_changed(scene: Scene, outcome: Injected) -> None:
+    changed = scene.changed()
+    assert not changed, f"{changed}, {told(outcome)}"
 
 
 def fails_well(outcome: Injected) -> None:
     """What the system refuses is a CNI error, and no traceback but where a thread was lost; nothing is left open."""
     if outcome.code and outcome.step != "setns":
         assert outcome.error["code"] != INTERNAL, told(outcome)
-    got_lost = outcome.fault.after and outcome.step in ("open", "pipe2", "socket")
+    got_lost = outcome.fault.after and outcome.step in ("create", "open", "pipe2", "socket")
     if not got_lost and outcome.step != "close" and not outcome.fault.lasting:  # those of sockets never fail
         assert not outcome.left_open, told(outcome)
+
+
+def took_back(scene: Scene, outcome: Injected) -> None:
+    """An ADD that failed has left nothing, unless all was done, or its thread is lost: then the record waits."""
+    fails_well(outcome)
+    # That a file was made, or has its new name, while the kernel says otherwise: nothing foresees that.
+    is_odd = outcome.fault.after and outcome.step in ("create", "rename")
+    if outcome.code and not is_odd and outcome.step != "setns" and scene.stage() != "complete":
+        nothing_changed(scene, outcome)
 
 
 # --- a step fails -----------------------------------------------------------------------------------
@@ -73,42 +103,25 @@ def fails_well(outcome: Injected) -> None:
 
 @EACH_ERROR
 def test_an_add_that_fails_takes_back_what_it_did(scenes: Scenes, errors: int) -> None:
-    """By itself, unless all was done, or the thread is lost in the pod: then the record waits for a DEL."""
     scene = scenes(has_life=True)
 
-    def attempt(number: int) -> Iterator[Injected]:
-        for fault in failures(number, errors):
-            outcome = scene.call(fault, "ADD")
-            yield outcome
-            nothing_is_left(scene, outcome)
-            detach(scene, outcome)
-
-    assert until_unreached(attempt) > AT_LEAST["ADD"]
+    for outcome in failing(lambda fault: scene.call(fault, "ADD"), errors, least=100):
+        took_back(scene, outcome)
+        detach(scene, outcome)
 
 
 @EACH_ERROR
 def test_the_first_add_of_a_node_that_fails_leaves_at_most_the_bridge(scenes: Scenes, errors: int) -> None:
-    def attempt(number: int) -> Iterator[Injected]:
-        for fault in failures(number, errors, after=(False,) if errors == 1 else (False, True)):
-            scene = scenes(has_life=False)
-            outcome = scene.call(fault, "ADD")
-            yield outcome
-            nothing_is_left(scene, outcome)
-            detach(scene, outcome)
+    scene: Scene
 
-    assert until_unreached(attempt) > AT_LEAST["ADD"]
+    def add(fault: Fault) -> Injected:
+        nonlocal scene
+        scene = scenes(has_life=False)
+        return scene.call(fault, "ADD")
 
-
-def nothing_is_left(scene: Scene, outcome: Injected) -> None:
-    """Of an ADD that failed and was able to take back what it did."""
-    fails_well(outcome)
-    if outcome.code and not is_odd(outcome) and outcome.step != "setns" and scene.stage() != "complete":
-        assert not scene.changed(), f"{scene.changed()}, {told(outcome)}"
-
-
-def is_odd(outcome: Injected) -> bool:
-    """A file was made, or has got its name, and the call didn't come back with it: nothing foresees that."""
-    return outcome.fault.after and outcome.step in ("open", "rename")
+    for outcome in failing(add, errors, late=errors > 1, least=150):
+        took_back(scene, outcome)
+        detach(scene, outcome)
 
 
 @pytest.mark.parametrize("has_life", [True, pytest.param(False, marks=SLOW)], ids=["with a bridge", "first"])
@@ -116,15 +129,17 @@ def test_an_add_that_cannot_take_anything_back_leaves_that_to_a_del(scenes: Scen
     """From some call on the kernel and the disk refuse everything."""
     scene = scenes(has_life=has_life)
 
-    def attempt(number: int) -> Iterator[Injected]:
+    def fault(number: int) -> Fault:
+        return Fault(number, ERRORS[number % len(ERRORS)], lasting=True)
+
+    def add(fault: Fault) -> Injected:
         nonlocal scene
         scene = scene if has_life else scenes(has_life=False)
-        outcome = scene.call(Fault(number, ERRORS[number % len(ERRORS)], lasting=True), "ADD")
-        yield outcome
+        return scene.call(fault, "ADD")
+
+    for outcome in throughout(add, fault, 100):
         fails_well(outcome)
         detach(scene, outcome)
-
-    assert until_unreached(attempt) > AT_LEAST["ADD"]
 
 
 @ON_KERNELS
@@ -132,40 +147,33 @@ def test_an_add_that_cannot_take_anything_back_leaves_that_to_a_del(scenes: Scen
 def test_a_del_that_fails_is_finished_by_the_next(scenes: Scenes, errors: int, release: str) -> None:
     scene = scenes(has_life=True, release=release)
 
-    def attempt(number: int) -> Iterator[Injected]:
-        for fault in failures(number, errors):
-            scene.network().add(scene.pod)
-            outcome = scene.call(fault, "DEL")
-            yield outcome
-            fails_well(outcome)
-            if outcome.code == 0:
-                assert not scene.changed(), f"{scene.changed()}, {told(outcome)}"
-            detach(scene, outcome)
+    def attach_and_detach(fault: Fault) -> Injected:
+        scene.network().add(scene.pod)
+        return scene.call(fault, "DEL")
 
-    assert until_unreached(attempt) > AT_LEAST["DEL"]
+    for outcome in failing(attach_and_detach, errors, least=60):
+        fails_well(outcome)
+        if outcome.code == 0:
+            nothing_changed(scene, outcome)
+        detach(scene, outcome)
 
 
 @EACH_ERROR
 def test_a_gc_that_fails_is_finished_by_the_next(scenes: Scenes, errors: int) -> None:
     scene = scenes(has_life=True)
 
-    def attempt(number: int) -> Iterator[Injected]:
-        for fault in failures(number, errors):
-            leave_garbage(scene)
-            outcome = scene.collect(fault)
-            yield outcome
-            fails_well(outcome)
-            if outcome.code:
-                assert scene.collect().code == 0, told(outcome)
-            assert not scene.changed(), f"{scene.changed()}, {told(outcome)}"
-
-    assert until_unreached(attempt) > AT_LEAST["GC"]
+    for outcome in failing(lambda fault: leave_and_collect(scene, fault), errors, late=errors > 1, least=80):
+        fails_well(outcome)
+        if outcome.code:
+            assert scene.collect().code == 0, told(outcome)
+        nothing_changed(scene, outcome)
 
 
-def leave_garbage(scene: Scene) -> None:
-    """For GC: a container that was attached, and an address of one that never was."""
+def leave_and_collect(scene: Scene, fault: Fault) -> Injected:
+    """A GC that finds a container that was attached, and an address of one that never was."""
     scene.network().add(scene.pod)
     (scene.data_dir / "lan/10.1.0.99").write_text("gone\r\neth0")
+    return scene.collect(fault)
 
 
 def test_a_gc_that_cannot_list_the_links_collects_what_has_a_record(
@@ -190,16 +198,12 @@ def test_a_check_that_fails_changes_nothing_and_does_not_call_the_pod_broken(sce
     result = scene.network().add(scene.pod)
     before = scene.changed()
 
-    def attempt(number: int) -> Iterator[Injected]:
-        for fault in failures(number, errors):
-            outcome = scene.call(fault, "CHECK", prevResult=result)
-            yield outcome
-            fails_well(outcome)
-            assert scene.changed() == before, told(outcome)
-            if outcome.code and outcome.step != "setns":
-                assert outcome.error["code"] != CHECK_FAILED, told(outcome)
+    for outcome in failing(lambda fault: scene.call(fault, "CHECK", prevResult=result), errors, least=80):
+        fails_well(outcome)
+        assert scene.changed() == before, told(outcome)
+        if outcome.code and outcome.step != "setns":
+            assert outcome.error["code"] != CHECK_FAILED, told(outcome)
 
-    assert until_unreached(attempt) > AT_LEAST["CHECK"]
     detach(scene, scene.call(NONE, "CHECK", prevResult=result))
 
 
@@ -228,71 +232,55 @@ def test_a_thread_that_is_lost_in_the_pod_does_nothing_more(scenes: Scenes, comm
 # --- somebody presses Ctrl-C ------------------------------------------------------------------------
 
 
+def interrupted(number: int) -> Fault:
+    return Fault(number, INTERRUPT)
+
+
 def test_an_interrupted_add_takes_back_what_it_did(scenes: Scenes) -> None:
     scene = scenes(has_life=True)
 
-    def attempt(number: int) -> Iterator[Injected]:
-        outcome = scene.call(Fault(number, INTERRUPT), "ADD")
-        yield outcome
+    for outcome in throughout(lambda fault: scene.call(fault, "ADD"), interrupted, 100):
         if outcome.step and scene.stage() != "complete":
             assert outcome.code == 1, told(outcome)
-            assert not scene.changed(), f"{scene.changed()}, {told(outcome)}"
+            nothing_changed(scene, outcome)
         detach(scene, outcome)
-
-    assert until_unreached(attempt) > AT_LEAST["ADD"]
 
 
 def test_an_interrupted_del_is_finished_by_the_next(scenes: Scenes) -> None:
     scene = scenes(has_life=True)
 
-    def attempt(number: int) -> Iterator[Injected]:
+    def attach_and_detach(fault: Fault) -> Injected:
         scene.network().add(scene.pod)
-        outcome = scene.call(Fault(number, INTERRUPT), "DEL")
-        yield outcome
-        detach(scene, outcome)
+        return scene.call(fault, "DEL")
 
-    assert until_unreached(attempt) > AT_LEAST["DEL"]
+    for outcome in throughout(attach_and_detach, interrupted, 60):
+        detach(scene, outcome)
 
 
 # --- a process dies ---------------------------------------------------------------------------------
-
-THEN = pytest.mark.parametrize("then", ["DEL", "ADD", "GC"])
-
-
-def killed(call: Callable[[Fault], Injected], number: int) -> Iterator[Injected]:
-    """Dies at the call of that number; if that is a write, once more with half of it written."""
-    outcome = call(Fault(number, KILL))
-    assert outcome.killed == bool(outcome.step), told(outcome)
-    yield outcome
-    if outcome.step == "write":
-        yield call(Fault(number, KILL, after=True))
 
 
 @THEN
 def test_what_a_killed_add_left_goes_with_what_comes_next(scenes: Scenes, then: str) -> None:
     scene = scenes(has_life=True)
 
-    def attempt(number: int) -> Iterator[Injected]:
-        for outcome in killed(lambda fault: scene.call(fault, "ADD"), number):
-            yield outcome
-            finish(scene, outcome, then)
-
-    assert until_unreached(attempt) > AT_LEAST["ADD"]
+    for outcome in dying(lambda fault: scene.call(fault, "ADD"), least=30):
+        finish(scene, outcome, then)
 
 
-@pytest.mark.parametrize("every", [False, pytest.param(True, marks=SLOW)], ids=["in turn", "each"])
-def test_what_the_killed_first_add_of_a_node_left_goes_with_what_comes_next(scenes: Scenes, every: bool) -> None:
-    def attempt(number: int) -> Iterator[Injected]:
-        endings = ("DEL", "ADD", "GC")
-        for then in endings if every else (endings[number % 3],):
-            scene = scenes(has_life=False)
-            for outcome in killed(lambda fault: scene.call(fault, "ADD"), number):  # noqa: B023 - called at once
-                yield outcome
-                finish(scene, outcome, then)
-                if then == "ADD":
-                    assert scene.noted() == {"net:ipv4:ip_forward": "0", "net:ipv6:conf:all:forwarding": "0"}
+@THEN
+def test_what_the_killed_first_add_of_a_node_left_goes_with_what_comes_next(scenes: Scenes, then: str) -> None:
+    scene: Scene
 
-    assert until_unreached(attempt) > AT_LEAST["ADD"]
+    def add(fault: Fault) -> Injected:
+        nonlocal scene
+        scene = scenes(has_life=False)
+        return scene.call(fault, "ADD")
+
+    for outcome in dying(add, least=50):
+        finish(scene, outcome, then)
+        if then == "ADD":
+            assert scene.noted() == {"net:ipv4:ip_forward": "0", "net:ipv6:conf:all:forwarding": "0"}
 
 
 @ON_KERNELS
@@ -300,31 +288,19 @@ def test_what_the_killed_first_add_of_a_node_left_goes_with_what_comes_next(scen
 def test_what_a_killed_del_left_goes_with_what_comes_next(scenes: Scenes, then: str, release: str) -> None:
     scene = scenes(has_life=True, release=release)
 
-    def call(fault: Fault) -> Injected:
+    def attach_and_detach(fault: Fault) -> Injected:
         scene.network().add(scene.pod)
         return scene.call(fault, "DEL")
 
-    def attempt(number: int) -> Iterator[Injected]:
-        for outcome in killed(call, number):
-            yield outcome
-            finish(scene, outcome, then)
-
-    assert until_unreached(attempt) > AT_LEAST["DEL"]
+    for outcome in dying(attach_and_detach, least=15):
+        finish(scene, outcome, then)
 
 
 def test_what_a_killed_gc_left_goes_with_the_next(scenes: Scenes) -> None:
     scene = scenes(has_life=True)
 
-    def call(fault: Fault) -> Injected:
-        leave_garbage(scene)
-        return scene.collect(fault)
-
-    def attempt(number: int) -> Iterator[Injected]:
-        for outcome in killed(call, number):
-            yield outcome
-            finish(scene, outcome, "GC")
-
-    assert until_unreached(attempt) > AT_LEAST["GC"]
+    for outcome in dying(lambda fault: leave_and_collect(scene, fault), least=20):
+        finish(scene, outcome, "GC")
 
 
 def finish(scene: Scene, outcome: Injected, then: str) -> None:
@@ -332,7 +308,7 @@ def finish(scene: Scene, outcome: Injected, then: str) -> None:
     if then == "GC":
         collected = scene.collect()
         assert collected.code == 0, f"{collected}, {told(outcome)}"
-        assert not scene.changed(), f"{scene.changed()}, {told(outcome)}"
+        nothing_changed(scene, outcome)
         return
     if then == "ADD" and scene.stage() != "complete":  # or else it is attached already, and hears so
         result = scene.network().add(scene.pod)
@@ -349,12 +325,9 @@ def test_a_killed_check_has_changed_nothing(scenes: Scenes) -> None:
     result = scene.network().add(scene.pod)
     before = scene.changed()
 
-    def attempt(number: int) -> Iterator[Injected]:
-        for outcome in killed(lambda fault: scene.call(fault, "CHECK", prevResult=result), number):
-            yield outcome
-            assert scene.changed() == before, told(outcome)
+    for outcome in dying(lambda fault: scene.call(fault, "CHECK", prevResult=result), least=10):
+        assert scene.changed() == before, told(outcome)
 
-    assert until_unreached(attempt) > AT_LEAST["CHECK"]
     detach(scene, scene.call(NONE, "CHECK", prevResult=result))
 
 
@@ -362,15 +335,16 @@ def test_a_killed_check_has_changed_nothing(scenes: Scenes) -> None:
 
 
 @ON_KERNELS
-def test_a_del_ends_well_whatever_becomes_of_its_helper(scenes: Scenes, release: str) -> None:
+@pytest.mark.parametrize("after", [False, True], ids=["at", "after"])
+@pytest.mark.parametrize("what", [errno.EPERM, INTERRUPT, TERMINATE, KILL])
+def test_a_del_ends_well_whatever_becomes_of_its_helper(scenes: Scenes, what: int, after: bool, release: str) -> None:
     scene = scenes(has_life=True, release=release)
 
-    def attempt(number: int) -> Iterator[Injected]:
-        for fault in [*failures(number), *[Fault(number, deadly, late) for deadly in DEADLY for late in (False, True)]]:
-            scene.network().add(scene.pod)
-            outcome = scene.call(fault._replace(helper=True), "DEL")
-            yield outcome
-            assert (outcome.code, outcome.stdout) == (0, b""), told(outcome)
-            assert not scene.changed(), f"{scene.changed()}, {told(outcome)}"
+    def attach_and_detach(fault: Fault) -> Injected:
+        scene.network().add(scene.pod)
+        return scene.call(fault, "DEL")
 
-    assert until_unreached(attempt) == 6  # it is forked, a session, three ranges of descriptors, the request
+    # It is forked, begins a session, closes three ranges of descriptors, sends the request.
+    for outcome in throughout(attach_and_detach, lambda number: Fault(number, what, after, helper=True), 6):
+        assert (outcome.code, outcome.stdout) == (0, b""), told(outcome)
+        nothing_changed(scene, outcome)
