@@ -49,10 +49,13 @@ def delete(node: Node, found: Link) -> None:
     """Deletes a link of the node; returns once it is gone for everyone. Raises NetlinkError, OSError."""
     request = links.drop(found.ifindex, found.name)
     echo = _kernel_version() >= _ECHO_SINCE
-    monitor = None if echo else Socket(groups=RTMGRP_LINK)
     sequence = node.nl.reserve()
-    reader, writer = posix.pipe2(posix.O_CLOEXEC)
+    monitor = None
+    reader = writer = -1
     try:
+        if not echo:
+            monitor = Socket(groups=RTMGRP_LINK)
+        reader, writer = posix.pipe2(posix.O_CLOEXEC)
         # No signal in between, or an interrupt would make a second caller of the helper; which goes on without them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:

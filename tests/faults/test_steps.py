@@ -7,6 +7,7 @@ first day. What a verb has left goes with the DEL, the ADD or the GC that follow
 from __future__ import annotations
 
 import errno
+import functools
 from typing import TYPE_CHECKING
 
 import pytest
@@ -44,15 +45,15 @@ INTERNAL = 999
 
 
 def failing(call: Callable[[Fault], Injected], errors: int = 1, *, late: bool = True, least: int) -> Iterator[Injected]:
-    """Each step fails: before it has done anything; and when it has, of those that do something."""
-    for first in range(errors):
+    """Each step fails before it has done anything; and once when it has, of those that do something."""
 
-        def fault(number: int, after: bool = False, first: int = first) -> Fault:
-            return Fault(number, ERRORS[(number + first) % len(ERRORS)], after)
+    def fault(number: int, error: int, after: bool = False) -> Fault:
+        return Fault(number, ERRORS[(number + error) % len(ERRORS)], after)
 
-        yield from throughout(call, fault, least)
-        if late:
-            yield from throughout(call, lambda number: fault(number, after=True), least // 3)
+    for error in range(errors):
+        yield from throughout(call, functools.partial(fault, error=error), least)
+    if late:
+        yield from throughout(call, functools.partial(fault, error=0, after=True), least // 3)
 
 
 def dying(call: Callable[[Fault], Injected], *, least: int) -> Iterator[Injected]:
@@ -110,8 +111,8 @@ def test_an_add_that_fails_takes_back_what_it_did(scenes: Scenes, errors: int) -
         detach(scene, outcome)
 
 
-@EACH_ERROR
-def test_the_first_add_of_a_node_that_fails_leaves_at_most_the_bridge(scenes: Scenes, errors: int) -> None:
+@pytest.mark.parametrize("late", [False, pytest.param(True, marks=SLOW)], ids=["at", "at and after"])
+def test_the_first_add_of_a_node_that_fails_leaves_at_most_the_bridge(scenes: Scenes, late: bool) -> None:
     scene: Scene
 
     def add(fault: Fault) -> Injected:
@@ -119,7 +120,7 @@ def test_the_first_add_of_a_node_that_fails_leaves_at_most_the_bridge(scenes: Sc
         scene = scenes(has_life=False)
         return scene.call(fault, "ADD")
 
-    for outcome in failing(add, errors, late=errors > 1, least=150):
+    for outcome in failing(add, late=late, least=150):
         took_back(scene, outcome)
         detach(scene, outcome)
 
