@@ -261,7 +261,7 @@ def test_an_interrupted_del_is_finished_by_the_next(scenes: Scenes) -> None:
 # --- a process dies ---------------------------------------------------------------------------------
 
 
-@THEN
+@pytest.mark.parametrize("then", ["DEL", "ADD", "GC", "DEL, configured otherwise"])
 def test_what_a_killed_add_left_goes_with_what_comes_next(scenes: Scenes, then: str) -> None:
     scene = scenes(has_life=True)
 
@@ -309,6 +309,11 @@ def finish(scene: Scene, outcome: Injected, then: str) -> None:
     if then == "GC":
         collected = scene.collect()
         assert collected.code == 0, f"{collected}, {told(outcome)}"
+        nothing_changed(scene, outcome)
+        return
+    if then == "DEL, configured otherwise":
+        deleted = scene.call(NONE, "DEL", bridge="br9", ipam={"dataDir": str(scene.data_dir / "none")})
+        assert deleted.code == 0, f"{deleted}, {told(outcome)}"
         nothing_changed(scene, outcome)
         return
     if then == "ADD" and scene.stage() != "complete":  # or else it is attached already, and hears so
