@@ -27,16 +27,17 @@ from bench.launch import Call, time_ns
 from cni.cli import throwaway
 from cni.kernel import inet, link, netlink
 from cni.kernel.netns import Netns
+from cni.kernel.ports import Bridge, LinkUp, Veth
 from ipam.address import Address, Interface, Network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 S = TypeVar("S")
-_BRIDGE = link.Bridge("cni0", "02:00:00:00:00:01", 0)
+_BRIDGE = Bridge("cni0", "02:00:00:00:00:01", 0)
 _GATEWAY = Address.parse("10.1.0.1")
 _ADDRESS = Interface.parse("10.1.0.2/16")
-_VETH = link.Veth("pw0123456789abc", "02:00:00:00:00:02", "eth0", "02:00:00:00:00:03", 1500, "cni0")
+_VETH = Veth("pw0123456789abc", "02:00:00:00:00:02", "eth0", "02:00:00:00:00:03", 1500, "cni0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def own_in_pod(index: int) -> bytes:
     """All that is in the pod, in one datagram."""
     requests = (
         inet.LinkAddress("eth0", _ADDRESS).make(index),
-        link.LinkUp("eth0").make(index),
+        LinkUp("eth0").make(index),
         inet.LinkRoute("eth0", Network.parse("0.0.0.0/0"), _GATEWAY).make(index),
     )
     return b"".join(netlink.frame(request, n, netlink.NLM_F_ACK) for n, request in enumerate(requests, 1))
@@ -230,13 +231,13 @@ def _import_ms(rounds: int, modules: str, flags: str) -> float:
 
 def main(argv: Sequence[str]) -> int:
     rounds = int(argv[0])
-    import_own_ms = _import_ms(rounds, "cni.kernel.netlink, cni.kernel.link, cni.kernel.inet", "-IS")
+    import_own_ms = _import_ms(rounds, "cni.kernel.netlink, cni.kernel.link, cni.kernel.ports, cni.kernel.inet", "-IS")
     import_pyroute2_ms = _import_ms(max(3, rounds // 10), "pyroute2", "-I")
     throwaway.furnish()
     pod = Netns(str(throwaway.make_netns("codec")))
     with netlink.Socket() as node:
         node.do(_BRIDGE.make())
-        node.do(link.LinkUp("cni0").make(link.need(node, "cni0").ifindex))
+        node.do(LinkUp("cni0").make(link.need(node, "cni0").ifindex))
     gc.collect()
     gc.disable()
     encode_own_us, encode_pyroute2_us = _encoding_us(

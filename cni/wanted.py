@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Protocol, Self
 
-    from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
-    from cni.kernel.link import Bridge, BridgePort, Link, LinkUp, Veth
+    from cni.kernel.inet import LinkAddress, LinkRoute
+    from cni.kernel.link import Link
+    from cni.kernel.neighbour import FdbEntry, Neighbour
     from cni.kernel.netlink import Request, Socket
+    from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
     from cni.kernel.sysctl import Sysctl
     from cni.spec.result import Interface, IPConfig, Result, Route
     from ipam.address import Interface as Prefixed

@@ -13,8 +13,9 @@ from __future__ import annotations
 from cni.attach import record, shared
 from cni.kernel import inet
 from cni.kernel import link as links
-from cni.kernel.inet import LinkRoute, Neighbour
-from cni.kernel.link import BridgePort
+from cni.kernel.inet import LinkRoute
+from cni.kernel.neighbour import Neighbour
+from cni.kernel.ports import BridgePort
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from cni.attach.node import Node
     from cni.attach.record import Record
     from cni.attach.sandbox import Sandbox
-    from cni.kernel.link import Veth
     from cni.kernel.netlink import Socket
+    from cni.kernel.ports import Veth
     from cni.spec.result import Result
     from cni.wanted import Key, LinkObject
 

@@ -18,7 +18,7 @@ from cni.attach import record, sandbox
 from cni.attach.record import Record
 from cni.kernel import inet
 from cni.kernel import link as links
-from cni.kernel.inet import Neighbour
+from cni.kernel.neighbour import Neighbour
 from cni.kernel.netns import LostThreadError
 from cni.lean import NamedTuple, posix
 from cni.spec.errors import ALREADY_ATTACHED, CHECK_FAILED, INVALID_CONFIG, NOT_AVAILABLE, PASSING, CNIError

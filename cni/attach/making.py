@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
     from cni.attach.node import Node
     from cni.attach.sandbox import Sandbox
-    from cni.kernel.link import Link, Veth
+    from cni.kernel.link import Link
+    from cni.kernel.ports import Veth
     from cni.wanted import Key, Wanted
     from ipam.address import Interface
 

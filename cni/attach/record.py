@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import errno
 
-from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
-from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+from cni.kernel.inet import LinkAddress, LinkRoute
+from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.netns import is_netns
+from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
 from cni.lean import JSONError, NamedTuple, dumps, loads, posix
 from cni.spec.errors import INVALID_ENVIRONMENT, CNIError

@@ -16,8 +16,9 @@ from cni.attach.record import lives
 from cni.kernel import inet
 from cni.kernel import link as links
 from cni.kernel.inet import LinkAddress
-from cni.kernel.link import Bridge, Link, LinkUp
+from cni.kernel.link import Link
 from cni.kernel.netlink import NetlinkError
+from cni.kernel.ports import Bridge, LinkUp
 from cni.kernel.sysctl import Sysctl, read
 from cni.spec.errors import CONFLICT, CNIError
 from cni.wanted import Switch, fnv1a

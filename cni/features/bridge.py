@@ -10,8 +10,9 @@ Pods of one bridge reach each other by switching; use `portIsolation` to have th
 
 from __future__ import annotations
 
-from cni.kernel.inet import RT_SCOPE_LINK, RT_TABLE_MAIN, FdbEntry, LinkAddress, LinkRoute, Neighbour
-from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+from cni.kernel.inet import RT_SCOPE_LINK, RT_TABLE_MAIN, LinkAddress, LinkRoute
+from cni.kernel.neighbour import FdbEntry, Neighbour
+from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
 from cni.lean import NamedTuple
 from cni.spec.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CNIError, config_error, unsupported

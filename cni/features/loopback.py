@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from cni.kernel.link import LinkUp
+from cni.kernel.ports import LinkUp
 from cni.lean import NamedTuple
 from cni.spec.result import Interface
 from cni.wanted import Wanted
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from cni.kernel.link import Bridge
+    from cni.kernel.ports import Bridge
     from cni.wanted import Pod
 
 _LO = "lo"  # whatever CNI_IFNAME says: a namespace has one, of this name

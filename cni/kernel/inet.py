@@ -1,7 +1,7 @@
-"""What makes links talk IP: addresses, routes, neighbours, and a bridge's forwarding entries.
+"""What makes links talk IP: addresses and routes.
 
 Objects name their link; the index that the kernel knows it by is given when a message is made, since one
-object may be wanted long before its link exists (rtnetlink(7), linux/if_addr.h, linux/neighbour.h).
+object may be wanted long before its link exists (rtnetlink(7), linux/if_addr.h).
 
 Both families go the same way; where they differ, it is here and nowhere else:
 - an IPv6 address is *tentative* until duplicate address detection has waited a second for objections. Ours
@@ -15,9 +15,10 @@ import errno
 
 from cni.kernel.netlink import (
     ABSENT,
+    FAMILY,
     NLM_F_CREATE,
     NLM_F_EXCL,
-    NLM_F_REPLACE,
+    NO_FAMILY,
     Request,
     as_int,
     attribute,
@@ -43,9 +44,6 @@ RTM_GETADDR: Final = 22
 RTM_NEWROUTE: Final = 24
 RTM_DELROUTE: Final = 25
 RTM_GETROUTE: Final = 26
-RTM_NEWNEIGH: Final = 28
-RTM_DELNEIGH: Final = 29
-RTM_GETNEIGH: Final = 30
 RTMGRP_IPV6_IFADDR: Final = 0x100
 RTA_DST: Final = 1
 RTA_OIF: Final = 4
@@ -72,21 +70,9 @@ IFA_F_NODAD: Final = 0x02
 IFA_F_DADFAILED: Final = 0x08
 IFA_F_TENTATIVE: Final = 0x40
 IFA_F_PERMANENT: Final = 0x80
-# linux/neighbour.h
-NDA_DST: Final = 1
-NDA_LLADDR: Final = 2
-NUD_REACHABLE: Final = 0x02
-NUD_NOARP: Final = 0x40
-NTF_MASTER: Final = 0x04
-AF_BRIDGE: Final = 7
-
-FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
-# What kernels without IPv6 say of anything in it.
-NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EPFNOSUPPORT})
 
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
-_NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 
 
 def _ip(version: int) -> str:
@@ -311,84 +297,3 @@ def _parse_route(message: Message, version: int) -> LinkRoute | None:
         table=as_int(found[RTA_TABLE]) if RTA_TABLE in found else table,
         scope=scope,
     )
-
-
-# --- neighbours and forwarding entries --------------------------------------------------------------
-
-
-class Neighbour(NamedTuple):
-    """That an IP address on a link lives at a MAC address.
-
-    Known beforehand, so the first packet needs no question. Reachable rather than permanent: should the
-    pod's MAC change behind our back (a chained `tuning` does that), the kernel asks anew instead of sending
-    to nobody for ever.
-    """
-
-    link: str
-    address: Address
-    mac: str
-
-    def _body(self, index: int) -> bytes:
-        return _NDMSG.pack(FAMILY[self.address.version], index, NUD_REACHABLE, 0, 0) + attribute(
-            NDA_DST, self.address.packed
-        )
-
-    def make(self, index: int) -> Request:
-        """Replaces: an earlier holder of the address may have left its entry behind, and the address is ours now."""
-        body = self._body(index) + attribute(NDA_LLADDR, bytes.fromhex(self.mac.replace(":", "")))
-        what = f"ip neighbour replace {self.address} lladdr {self.mac} dev {self.link} nud reachable"
-        return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, what)
-
-    def drop(self, index: int) -> Request:
-        return Request(
-            RTM_DELNEIGH,
-            0,
-            self._body(index),
-            f"ip neighbour del {self.address} dev {self.link}",
-            fine=ABSENT | NO_FAMILY,
-        )
-
-    def find(self, nl: Socket, index: int) -> bool:
-        """Whether the kernel has an entry of the address with this MAC (asked for by name, not dumped; Linux 5.0)."""
-        body = _NDMSG.pack(FAMILY[self.address.version], index, 0, 0, 0) + attribute(NDA_DST, self.address.packed)
-        message = nl.get(
-            Request(RTM_GETNEIGH, 0, body, f"ip neighbour get {self.address} dev {self.link}", fine=ABSENT | NO_FAMILY)
-        )
-        return bool(message and attributes(message.body, _NDMSG.size).get(NDA_LLADDR, b"").hex(":") == self.mac)
-
-
-class FdbEntry(NamedTuple):
-    """That a bridge reaches a MAC address through a port.
-
-    `static`: it does not age. (`permanent` would mean the bridge's own address: every frame to the pod would end
-    at the node.)
-    """
-
-    link: str
-    """The port."""
-    mac: str
-
-    def _body(self, index: int, state: int) -> bytes:
-        lladdr = attribute(NDA_LLADDR, bytes.fromhex(self.mac.replace(":", "")))
-        return _NDMSG.pack(AF_BRIDGE, index, state, NTF_MASTER, 0) + lladdr
-
-    def make(self, index: int) -> Request:
-        what = f"bridge fdb replace {self.mac} dev {self.link} master static"
-        return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, self._body(index, NUD_NOARP), what)
-
-    def drop(self, index: int) -> Request:
-        what = f"bridge fdb del {self.mac} dev {self.link} master"
-        return Request(RTM_DELNEIGH, 0, self._body(index, NUD_NOARP), what, fine=ABSENT | {errno.EOPNOTSUPP})
-
-    def find(self, nl: Socket, index: int) -> bool:
-        # EINVAL is how the kernel says that the link is no port, EOPNOTSUPP (in `drop`) how it says it there.
-        body = self._body(index, 0)
-        message = nl.get(
-            Request(
-                RTM_GETNEIGH, 0, body, f"bridge fdb get {self.mac} dev {self.link} master", fine=ABSENT | {errno.EINVAL}
-            )
-        )
-        if not message:
-            return False
-        _family, port, state, _flags, _type = fixed(_NDMSG, message.body)
-        return bool(port == index and state & NUD_NOARP)

@@ -13,8 +13,8 @@ a refusal carries the sequence number of the request it refuses. It does *not* s
 
 A `Socket` belongs to the network namespace it was opened in, wherever its process goes afterwards: that is
 how the rest of the tree works in a pod without being there. What the messages say is not known here: see
-`link` and `inet`. pyroute2 does all of this and more, and takes as long to import as ten pods to attach
-(docs/bench.md); our tests read with it what these messages did.
+`link`, `ports`, `inet` and `neighbour`. pyroute2 does all of this and more, and takes as long to import as ten
+pods to attach (docs/bench.md); our tests read with it what these messages did.
 """
 
 from __future__ import annotations
@@ -61,8 +61,14 @@ _PATIENCE_S = 10
 _RESERVED = 1 << 31
 _DUMP_TRIES = 5
 
+# linux/socket.h; what carries IP, by version
+AF_BRIDGE: Final = 7
+FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
+
 # The ways in which the kernel says "that is not here": for who wants it gone, each is a success.
 ABSENT: Final = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO})
+# What kernels without IPv6 say of anything in it.
+NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EPFNOSUPPORT})
 
 
 class Refused(OSError):
@@ -120,10 +126,6 @@ def u8(kind: int, value: int) -> bytes:
     return attribute(kind, value.to_bytes(1, "little"))
 
 
-def u16(kind: int, value: int) -> bytes:
-    return attribute(kind, struct.pack("=H", value))
-
-
 def u32(kind: int, value: int) -> bytes:
     """Native byte order: netlink never leaves the machine. What the kernel types as __be32 goes through `attribute`."""
     return attribute(kind, struct.pack("=I", value))
@@ -132,6 +134,11 @@ def u32(kind: int, value: int) -> bytes:
 def text(kind: int, value: str) -> bytes:
     """A NUL-terminated string; the inverse of `as_text`, which keeps bytes that aren't UTF-8 by surrogate escapes."""
     return attribute(kind, value.encode("utf-8", "surrogateescape") + b"\0")
+
+
+def mac(kind: int, value: str) -> bytes:
+    """Of a MAC address as text, as in 02:00:00:00:00:01."""
+    return attribute(kind, bytes.fromhex(value.replace(":", "")))
 
 
 def nested(kind: int, *parts: bytes) -> bytes:

@@ -20,7 +20,7 @@ import pytest
 from cni.attach import reaper
 from cni.attach.node import Node
 from cni.kernel import link as links
-from cni.kernel.netlink import NetlinkError, Socket
+from cni.kernel.netlink import AF_BRIDGE, NetlinkError, Socket
 from cni.lean import posix
 from tests import leaks, namespaces
 from tests.faults.injection import Circumstances
@@ -209,7 +209,7 @@ def test_a_port_that_leaves_its_bridge_is_not_gone_yet(on_bench: OnBench, monkey
         reaper.delete(bench.node, bench.port)
 
         assert links.find(bench.node.nl, "port0") is None
-        assert [data[16] for data in heard if data[4] == links.RTM_DELLINK] == [links.AF_BRIDGE, socket.AF_UNSPEC]
+        assert [data[16] for data in heard if data[4] == links.RTM_DELLINK] == [AF_BRIDGE, socket.AF_UNSPEC]
 
     on_bench(test)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cni.kernel import link
-from cni.kernel.link import Bridge, Link, LinkUp, Veth
+from cni.kernel.link import Link
 from cni.kernel.netns import Netns
+from cni.kernel.ports import Bridge, LinkUp, Veth
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,9 @@ import pytest
 
 from cni.kernel import inet, link
 from cni.kernel.inet import RTMGRP_IPV6_IFADDR, LinkAddress
-from cni.kernel.link import Link, LinkUp
+from cni.kernel.link import Link
 from cni.kernel.netlink import NetlinkError, Socket
+from cni.kernel.ports import LinkUp
 from ipam.address import Interface
 from tests import namespaces, oracle
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cni.kernel import link
-from cni.kernel.link import Bridge, BridgePort, Link, LinkUp, Veth
+from cni.kernel.link import Link
 from cni.kernel.netlink import NetlinkError, Socket
 from cni.kernel.netns import Netns
+from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from tests import namespaces, oracle
 
 if TYPE_CHECKING:

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from cni.kernel import link
-from cni.kernel.inet import FdbEntry, LinkAddress, Neighbour
+from cni.kernel.inet import LinkAddress
 from cni.kernel.link import Link
+from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.netlink import NetlinkError, Socket
 from cni.kernel.netns import Netns
+from cni.kernel.ports import LinkUp, Veth
 from ipam.address import Address, Interface
 from tests import namespaces, oracle
 
@@ -25,9 +27,9 @@ def eth0(netns: Path, nl: Socket) -> int:
     Both ends are up: a link that finds that it has no carrier forgets its neighbours, and it may find that late.
     """
     with Netns(str(netns)) as there:
-        nl.do(link.Veth("peer0", "02:00:00:00:00:02", "eth0", "02:00:00:00:00:03", 0).make(there.fd, 0))
+        nl.do(Veth("peer0", "02:00:00:00:00:02", "eth0", "02:00:00:00:00:03", 0).make(there.fd, 0))
     index = link.need(nl, "eth0").ifindex
-    nl.do(link.LinkUp("eth0").make(index))
+    nl.do(LinkUp("eth0").make(index))
     for interface in ("10.0.0.1/24", "fd00::1/64"):
         nl.do(LinkAddress("eth0", Interface.parse(interface)).make(index))
     return index
@@ -121,7 +123,7 @@ def test_an_entry_is_static_until_it_is_dropped(netns: Path, nl: Socket, port: L
 
 def test_an_entry_moves_here_from_the_port_that_had_it(netns: Path, nl: Socket, port: Link) -> None:
     with Netns(str(netns)) as there:
-        nl.do(link.Veth("port1", "02:00:00:00:00:04", "eth1", "02:00:00:00:00:05", 0).make(there.fd, port.master))
+        nl.do(Veth("port1", "02:00:00:00:00:04", "eth1", "02:00:00:00:00:05", 0).make(there.fd, port.master))
     other = link.need(nl, "port1")
     nl.do(FdbEntry("port1", MAC).make(other.ifindex))
 
@@ -134,7 +136,7 @@ def test_an_entry_moves_here_from_the_port_that_had_it(netns: Path, nl: Socket, 
 
 def test_an_entry_of_another_port_is_not_dropped(netns: Path, nl: Socket, port: Link) -> None:
     with Netns(str(netns)) as there:
-        nl.do(link.Veth("port1", "02:00:00:00:00:04", "eth1", "02:00:00:00:00:05", 0).make(there.fd, port.master))
+        nl.do(Veth("port1", "02:00:00:00:00:04", "eth1", "02:00:00:00:00:05", 0).make(there.fd, port.master))
     other = link.need(nl, "port1")
     nl.do(FdbEntry("port1", MAC).make(other.ifindex))
 

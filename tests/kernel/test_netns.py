@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cni.kernel import link, netns
-from cni.kernel.link import Bridge
 from cni.kernel.netlink import Socket
 from cni.kernel.netns import LostThreadError, Netns, is_netns
+from cni.kernel.ports import Bridge
 from tests import namespaces, oracle
 
 if TYPE_CHECKING:

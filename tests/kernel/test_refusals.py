@@ -12,8 +12,9 @@ import pytest
 
 from cni.kernel import link, netlink
 from cni.kernel.inet import LinkAddress
-from cni.kernel.link import RTMGRP_LINK, Bridge, Link, LinkUp
+from cni.kernel.link import RTMGRP_LINK, Link
 from cni.kernel.netlink import NLMSG_ERROR, NetlinkError, Request, Socket
+from cni.kernel.ports import Bridge, LinkUp
 from ipam.address import Interface
 from tests import namespaces, oracle
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.kernel import inet, link
-from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
-from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+from cni.kernel.inet import LinkAddress, LinkRoute
+from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.netlink import Message, Request, Socket
 from cni.kernel.netns import Netns
+from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from ipam.address import Address, Interface, Network
 from tests import namespaces, oracle
 from tests.kernel import furniture

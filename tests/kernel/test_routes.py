@@ -9,8 +9,9 @@ import pytest
 
 from cni.kernel import inet, link
 from cni.kernel.inet import LinkAddress, LinkRoute
-from cni.kernel.link import Bridge, Link, LinkUp
+from cni.kernel.link import Link
 from cni.kernel.netlink import NetlinkError, Socket
+from cni.kernel.ports import Bridge, LinkUp
 from ipam.address import Address, Interface, Network
 from tests import namespaces, oracle
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.attach import making
-from cni.kernel.link import LinkUp
+from cni.kernel.ports import LinkUp
 from tests import namespaces, oracle
 from tests.verbs.frames import Tap, router_advertisement
 from tests.verbs.networks import Network, interface, port

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from cni.attach import record
 from cni.attach.record import Record, Records
-from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute
-from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+from cni.kernel.inet import LinkAddress, LinkRoute
+from cni.kernel.neighbour import FdbEntry
 from cni.kernel.netns import Netns
+from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
 from cni.spec.errors import INVALID_ENVIRONMENT, CNIError
 from cni.wanted import Delegation, Key, Switch, Wanted

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.features.bridge import BridgeFeature
-from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
-from cni.kernel.link import Bridge, BridgePort, Link, LinkUp, Veth
+from cni.kernel.inet import LinkAddress, LinkRoute
+from cni.kernel.link import Link
+from cni.kernel.neighbour import FdbEntry, Neighbour
+from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
 from cni.spec.errors import CNIError
 from cni.spec.netconf import NetConf

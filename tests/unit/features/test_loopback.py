@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cni.features.loopback import LoopbackFeature
-from cni.kernel.link import LinkUp
+from cni.kernel.ports import LinkUp
 from cni.spec.result import Interface
 from cni.wanted import Key, Pod, Wanted
 

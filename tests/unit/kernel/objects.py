@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
-from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+from cni.kernel.inet import LinkAddress, LinkRoute
+from cni.kernel.neighbour import FdbEntry, Neighbour
+from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
 from cni.wanted import Switch
 from ipam.address import BITS, Address, Interface, Network

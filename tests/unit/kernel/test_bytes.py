@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.kernel import inet, link, netlink
-from cni.kernel.inet import FdbEntry, LinkAddress, LinkRoute, Neighbour
-from cni.kernel.link import Bridge, BridgePort, LinkUp, Veth
+from cni.kernel.inet import LinkAddress, LinkRoute
+from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.netlink import Message, Request
+from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from ipam.address import Address, Interface, Network
 from tests import oracle
 

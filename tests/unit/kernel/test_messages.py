@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from cni.kernel import inet, link, netlink
 from cni.kernel.inet import FoundAddress, LinkAddress, LinkRoute
-from cni.kernel.link import Bridge, Link, Veth
+from cni.kernel.link import Link
+from cni.kernel.neighbour import Neighbour
 from cni.kernel.netlink import Message, Request
+from cni.kernel.ports import Bridge, Veth
 from cni.spec.result import Route
 from ipam.address import Address, Interface, Network
 from tests.unit.kernel import objects
@@ -181,12 +183,12 @@ def test_only_a_bridges_port_has_what_a_bridges_port_has() -> None:
     [
         LinkAddress("eth0", Interface.parse("fd00::1/64")).drop,
         LinkRoute("eth0", Network.parse("fd00::/64")).drop,
-        inet.Neighbour("eth0", Address.parse("fd00::1"), "02:00:00:00:00:01").drop,
+        Neighbour("eth0", Address.parse("fd00::1"), "02:00:00:00:00:01").drop,
     ],
     ids=["address", "route", "neighbour"],
 )
 def test_what_a_kernel_without_ipv6_cannot_have_is_gone(drop: Callable[[int], Request]) -> None:
-    assert drop(1).fine >= netlink.ABSENT | inet.NO_FAMILY
+    assert drop(1).fine >= netlink.ABSENT | netlink.NO_FAMILY
 
 
 def test_a_results_route_keeps_all_that_it_says() -> None:

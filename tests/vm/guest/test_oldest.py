@@ -17,9 +17,9 @@ from cni.addresses import NoAddresses
 from cni.attach import reaper
 from cni.attach.node import Node
 from cni.kernel import link
-from cni.kernel.link import Veth
 from cni.kernel.netlink import NLMSG_ERROR, Socket, messages
 from cni.kernel.netns import Netns
+from cni.kernel.ports import Veth
 from tests import leaks, namespaces
 from tests.verbs.networks import Network, addresses, port
 from tests.vm.guest.pods import left, links

@@ -1,0 +1,162 @@
+"""Links that we make, and what it means for one to be a port of a bridge.
+
+A pod hangs on a *veth*: two devices, one in the pod and one on the node, and what goes into one comes out
+of the other. The node's ends meet in a *bridge*, a switch whose ports they are. One message makes both
+ends, the pod's end already in the pod's namespace, named and addressed; so nothing has to be renamed or
+moved, udev finds no device without a permanent address to meddle with, and there is no half-made pair.
+
+Each object has `make`, `drop` and `find` side by side (rtnetlink(7), linux/if_link.h).
+"""
+
+from __future__ import annotations
+
+import errno
+
+from cni.kernel import link as links
+from cni.kernel.link import (
+    IFF_UP,
+    IFLA_ADDRESS,
+    IFLA_BRPORT_ISOLATED,
+    IFLA_BRPORT_MODE,
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_LINKINFO,
+    IFLA_MASTER,
+    IFLA_MTU,
+    IFLA_NET_NS_FD,
+    IFLA_PROTINFO,
+    RTM_NEWLINK,
+    RTM_SETLINK,
+    VETH_INFO_PEER,
+    ifinfomsg,
+)
+from cni.kernel.netlink import ABSENT, AF_BRIDGE, NLM_F_CREATE, NLM_F_EXCL, Request, mac, nested, text, u8, u32
+from cni.lean import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.kernel.link import Link
+    from cni.kernel.netlink import Socket
+
+
+class Veth(NamedTuple):
+    """The pair that joins a pod to the node. Both MACs are chosen by us, so that nothing has to be read back."""
+
+    name: str
+    """Of the node's end: the attachment's tag."""
+    mac: str
+    peer: str
+    """Of the pod's end: CNI_IFNAME."""
+    peer_mac: str
+    mtu: int
+    """Of both ends; 0 leaves it to the kernel."""
+    master: str = ""
+    """The bridge whose port the node's end becomes."""
+
+    def make(self, peer_netns: int, master_index: int) -> Request:
+        """Makes the pair, the pod's end in the namespace open as `peer_netns`, the node's end up.
+
+        The pod's end can't be created up: while it is registered its peer does not exist yet (ENOTCONN).
+        Without EEXIST tolerance: a name that is taken belongs to somebody else.
+        """
+        both = u32(IFLA_MTU, self.mtu) if self.mtu else b""
+        peer = (
+            ifinfomsg()
+            + text(IFLA_IFNAME, self.peer)
+            + mac(IFLA_ADDRESS, self.peer_mac)
+            + u32(IFLA_NET_NS_FD, peer_netns)
+            + both
+        )
+        body = (
+            ifinfomsg(flags=IFF_UP, change=IFF_UP)
+            + text(IFLA_IFNAME, self.name)
+            + mac(IFLA_ADDRESS, self.mac)
+            + both
+            + (u32(IFLA_MASTER, master_index) if master_index else b"")
+            + nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "veth"), nested(IFLA_INFO_DATA, nested(VETH_INFO_PEER, peer)))
+        )
+        what = f"ip link add {self.name} address {self.mac}{f' mtu {self.mtu}' if self.mtu else ''} up"
+        if self.master:
+            what += f" master {self.master}"
+        what += f" type veth peer {self.peer} address {self.peer_mac}{f' mtu {self.mtu}' if self.mtu else ''} netns POD"
+        return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what)
+
+    def drop(self, index: int) -> Request:
+        return links.drop(index, self.name)
+
+    def find(self, nl: Socket) -> Link | None:
+        return links.find(nl, self.name)
+
+
+class Bridge(NamedTuple):
+    """A switch. It keeps the MAC that it is made with: one that the kernel chose would follow its ports'."""
+
+    name: str
+    mac: str
+    mtu: int
+    """0 leaves it to the kernel: the least of its ports'."""
+
+    def make(self) -> Request:
+        """Makes the bridge, down: what must hold before its first packet is set before `up`."""
+        body = (
+            ifinfomsg()
+            + text(IFLA_IFNAME, self.name)
+            + mac(IFLA_ADDRESS, self.mac)
+            + (u32(IFLA_MTU, self.mtu) if self.mtu else b"")
+            + nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "bridge"))
+        )
+        what = f"ip link add {self.name} address {self.mac}{f' mtu {self.mtu}' if self.mtu else ''} type bridge"
+        # Fifty first pods of a node come at once: one of them makes the bridge.
+        return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what, fine=frozenset({errno.EEXIST}))
+
+    def drop(self, index: int) -> Request:
+        return links.drop(index, self.name)
+
+    def find(self, nl: Socket) -> Link | None:
+        return links.find(nl, self.name)
+
+
+class LinkUp(NamedTuple):
+    """That a link is up."""
+
+    link: str
+
+    def make(self, index: int) -> Request:
+        return Request(RTM_SETLINK, 0, ifinfomsg(index, IFF_UP, IFF_UP), f"ip link set {self.link} up")
+
+    def drop(self, index: int) -> Request:
+        return Request(RTM_SETLINK, 0, ifinfomsg(index, 0, IFF_UP), f"ip link set {self.link} down", fine=ABSENT)
+
+    def find(self, nl: Socket, index: int) -> bool:
+        found = links.find_index(nl, index)
+        return bool(found and found.up)
+
+
+class BridgePort(NamedTuple):
+    """How a bridge treats one port: whether frames may leave where they came in (hairpin), and whether it is
+    kept from other isolated ports."""
+
+    link: str
+    hairpin: bool
+    isolated: bool
+
+    def make(self, index: int) -> Request:
+        """Raises, when sent, EOPNOTSUPP for a link that is no bridge's port."""
+        port = nested(IFLA_PROTINFO, u8(IFLA_BRPORT_MODE, self.hairpin), u8(IFLA_BRPORT_ISOLATED, self.isolated))
+        what = f"bridge link set dev {self.link} hairpin {_switch(self.hairpin)} isolated {_switch(self.isolated)}"
+        return Request(RTM_SETLINK, 0, ifinfomsg(index, family=AF_BRIDGE) + port, what)
+
+    def drop(self, index: int) -> Request:
+        """Back to how a port begins. One that has left its bridge, or is gone, has nothing to go back from."""
+        begun = self._replace(hairpin=False, isolated=False).make(index)
+        return begun._replace(fine=ABSENT | {errno.EOPNOTSUPP})
+
+    def find(self, nl: Socket, index: int) -> bool:
+        """Whether the link is a port of some bridge and is treated so."""
+        found = links.find_index(nl, index)
+        return bool(found and found.master and (found.hairpin, found.isolated) == (self.hairpin, self.isolated))
+
+
+def _switch(on: bool) -> str:
+    return "on" if on else "off"
