@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from errno import EAGAIN, ECHILD, EINTR, EPIPE, ETXTBSY
 
-from cni.lean import JSONError, environment, fcntl, loads, posix, select, signal, time
+from cni.lean import JSONError, fcntl, loads, posix, select, signal, time
 from cni.spec.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT, CNIError
 
 TYPE_CHECKING = False
@@ -95,19 +95,17 @@ def delegate(
     args: str,
     path: Sequence[str],
     config: bytes,
-    environ: Mapping[str, str] | None = None,
+    environ: Mapping[str, str],
 ) -> bytes:
     """Runs the plugin `type` for one attachment (`key` is None for GC and STATUS, which have none).
 
-    A delegate sees the caller's environment, with the protocol's variables set for it: `environ`, or else
-    the one that this process would pass to any child.
+    A delegate sees its caller's environment, `environ`, with the protocol's variables set for it.
     """
-    inherited = environment() if environ is None else environ
     executable = find(type, path)
     return run(
         executable,
         {
-            **inherited,
+            **environ,
             "CNI_COMMAND": command,
             "CNI_CONTAINERID": key.container_id if key else "",
             "CNI_NETNS": netns,

@@ -6,8 +6,6 @@ nothing. What else there is to say goes to stderr, which runtimes log. Nothing b
 
 from __future__ import annotations
 
-import errno
-
 from cni.lean import dumps, loads, posix
 from cni.plugins import HOST_LOCAL, NAMES, PLUGINS
 from cni.spec import versions
@@ -16,23 +14,20 @@ from cni.spec.errors import (
     INVALID_CONFIG,
     INVALID_ENVIRONMENT,
     IO_FAILURE,
-    KERNEL_REFUSED,
-    PASSING,
-    STATE_UNUSABLE,
-    TRY_AGAIN_LATER,
     CNIError,
 )
 from cni.spec.netconf import NetConf, read_stdin, spoken
 from cni.spec.request import Request
+from cni.wanted import Key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from cni.attach.call import Call
     from cni.attach.node import Node
-    from cni.plugins import Plugin
     from cni.spec.result import Result
-    from cni.wanted import Addresses
+    from cni.wanted import Addresses, Feature
 
 
 def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr: int, *, exiting: bool = False) -> int:
@@ -51,7 +46,8 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
             return 0
         request = Request.parse(environ)
         config = read_stdin(stdin)
-        conf = NetConf.parse(config, leaving=request.command == "DEL")
+        # A DEL goes by its record, and needs the rest of its configuration only where there is none.
+        conf = NetConf.begun(config) if request.command == "DEL" else NetConf.parse(config)
         version = conf.cni_version
         request.require_known()
         versions.require_command(request.command, version)
@@ -62,10 +58,13 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
     except CNIError as error:
         failure = error
     except OSError as error:
-        failure = translated(error)
-    except BaseException as error:  # noqa: BLE001 - see the comment
-        # The last resort, KeyboardInterrupt included: the runtime hears of it in the protocol's terms too.
-        _say(stderr, _traceback(error))
+        from cni import failing
+
+        failure = failing.translated(error)
+    except BaseException as error:  # noqa: BLE001 - the last resort: the runtime hears of it in the protocol's terms
+        from cni import failing
+
+        _say(stderr, failing.traceback_of(error))
         failure = CNIError(INTERNAL, f"{type(error).__name__}: {error}", "this is a defect; stderr has the traceback")
     told = failure.to_json(version or spoken(config))
     for note in getattr(failure, "__notes__", ()):
@@ -77,49 +76,27 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
     return 1
 
 
-def translated(error: OSError) -> CNIError:
-    """A refusal of the kernel, or of a file system, in the terms of the specification."""
-    # Imported when something went wrong: host-local, a whole call of its own, has no use for it otherwise.
-    from cni.kernel.netlink import Refused
-
-    if isinstance(error, Refused):
-        code = TRY_AGAIN_LATER if error.errno in PASSING else KERNEL_REFUSED
-        failure = CNIError(code, str(error), "the kernel refused it; the part before the colon can be replayed by hand")
-    else:
-        where = f"{error.filename}: " if error.filename else ""
-        code = TRY_AGAIN_LATER if error.errno in PASSING else STATE_UNUSABLE
-        name = errno.errorcode.get(error.errno or 0, "?")
-        failure = CNIError(code, f"{where}{error.strerror or error} ({name})", _advice(error.errno))
-    for note in getattr(error, "__notes__", ()):
-        failure.add_note(note)
-    return failure
-
-
-def _advice(code: int | None) -> str:
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return "make room on that file system"
-    if code in (errno.EACCES, errno.EPERM):
-        return "a plugin needs root: CAP_NET_ADMIN and CAP_SYS_ADMIN, and its state directories"
-    if code == errno.EROFS:
-        return "mount it for writing, or move the state with PODWIRE_RUN_DIR"
-    return "see the node's log"
-
-
 def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str], *, exiting: bool) -> Result | None:
-    """One verb of one plugin. Only ADD has a result. Raises CNIError, OSError."""
-    if name == HOST_LOCAL:
-        from cni import hostlocal
+    """One verb of one plugin, with a configuration that is read as far as its verb needs. Only ADD has a result.
 
-        return hostlocal.run(request.command, conf, request, _boot())
+    Raises CNIError, OSError.
+    """
+    if name == HOST_LOCAL:
+        from cni.hostlocal import executable
+
+        return executable.run(request.command, conf, request, _boot())
     from cni import addresses
     from cni.attach.node import DEFAULT_RUN_DIR, Node
 
     run_dir = environ.get("PODWIRE_RUN_DIR") or DEFAULT_RUN_DIR
     if not run_dir.startswith("/"):
         raise CNIError(INVALID_ENVIRONMENT, f"PODWIRE_RUN_DIR must be an absolute path, got {run_dir}")
-    with Node(run_dir, lambda delegation: addresses.reopen(delegation, request.path, node.boot)) as node:
+    with Node(run_dir, lambda delegation: addresses.reopen(delegation, request.path, node.boot, environ)) as node:
         try:
-            return _attach(node, name, PLUGINS[name], request, conf)
+            if request.command == "DEL":
+                _detach(node, name, request, conf, environ)
+                return None
+            return _attach(node, name, request, conf, environ)
         finally:
             if not exiting:
                 node.settle()
@@ -135,30 +112,86 @@ def _boot() -> str:
         return ""
 
 
-def _attach(node: Node, name: str, plugin: Plugin, request: Request, conf: NetConf) -> Result | None:
+def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Mapping[str, str]) -> None:
+    """DEL."""
     from cni import addresses
-    from cni.attach import engine
-    from cni.wanted import Key
+
+    plugin = PLUGINS[name]
+    key = Key(conf.name, request.container_id, request.ifname, name)
+
+    def call() -> Call:
+        whole = conf.whole(leaving=True)
+        return _call(
+            key,
+            request,
+            whole,
+            addresses.of_leaving(whole, request.args, request.path, node.boot, environ),
+            # What is on the node is found by its tag, without the code that knows why it is there.
+            () if plugin.recorded else plugin.features(whole, request.args),
+        )
+
+    if plugin.recorded:
+        from cni.attach import removing
+
+        # What a record lists goes without its configuration, so a DEL never stumbles over that.
+        removing.delete(node, key, request.netns, request.netns_override, call)
+    else:
+        from cni.attach import inside
+
+        inside.delete(node, call())
+
+
+def _attach(node: Node, name: str, request: Request, conf: NetConf, environ: Mapping[str, str]) -> Result | None:
+    """ADD, and what asks how things are: CHECK, STATUS and GC."""
+    from cni import addresses
 
     command = request.command
-    leaving = command == "DEL"
-    if not plugin.recorded:
-        ipam: Addresses = addresses.NoAddresses()  # who leaves no trace has nowhere to note a lease: it takes none
-    elif leaving:
-        ipam = addresses.of_leaving(conf, request.args, request.path, node.boot)
+    plugin = PLUGINS[name]
+    if plugin.recorded:
+        ipam = addresses.of(
+            conf, request.args, request.path, node.boot, lambda network: _departed(node, network), environ
+        )
     else:
-        ipam = addresses.of(conf, request.args, request.path, node.boot, lambda network: _departed(node, network))
+        ipam = addresses.none()  # who leaves no trace has nowhere to note a lease
     if command == "GC":
         if plugin.recorded:
-            engine.gc(node, conf.name, name, ipam, conf.valid_attachments)
+            from cni.attach import collecting
+
+            collecting.gc(node, conf.name, name, ipam, conf.valid_attachments)
         return None
-    # What a record lists goes without the code that knows why; so a DEL never stumbles over its configuration.
-    features = () if leaving and plugin.recorded else plugin.features(conf, request.args)
+    features = plugin.features(conf, request.args)
     if command == "STATUS":
-        engine.status(node, ipam)
+        from cni.attach import readiness
+
+        readiness.status(node, ipam)
         return None
-    call = engine.Call(
-        key=Key(conf.name, request.container_id, request.ifname, name),
+    key = Key(conf.name, request.container_id, request.ifname, name)
+    call = _call(key, request, conf, ipam, features)
+    if command == "ADD":
+        ipam.require()
+        if plugin.recorded:
+            from cni.attach import adding
+
+            return adding.add(node, call)
+        from cni.attach import inside
+
+        return inside.add(node, call)
+    if plugin.recorded:
+        from cni.attach import checking
+
+        checking.check(node, call)
+    else:
+        from cni.attach import inside
+
+        inside.check(node, call)
+    return None
+
+
+def _call(key: Key, request: Request, conf: NetConf, ipam: Addresses, features: tuple[Feature, ...]) -> Call:
+    from cni.attach.call import Call
+
+    return Call(
+        key=key,
         netns=request.netns,
         own_netns_is_fine=request.netns_override,
         cni_version=conf.cni_version,
@@ -166,17 +199,7 @@ def _attach(node: Node, name: str, plugin: Plugin, request: Request, conf: NetCo
         addresses=ipam,
         prev=conf.prev_result,
         dns=conf.dns,
-        recorded=plugin.recorded,
     )
-    if command == "ADD":
-        if isinstance(ipam, addresses.Delegate):
-            ipam.require()
-        return engine.add(node, call)
-    if leaving:
-        engine.delete(node, call)
-    else:
-        engine.check(node, call)
-    return None
 
 
 def _departed(node: Node, network: str) -> frozenset[tuple[str, str]]:
@@ -227,9 +250,3 @@ def _say(fd: int, text: str) -> None:
         posix.write(fd, f"podwire: {text.rstrip()}\n".encode("utf-8", "backslashreplace"))
     except OSError:
         pass  # nobody listens on stderr, and stdout has the error
-
-
-def _traceback(error: BaseException) -> str:
-    import traceback
-
-    return "".join(traceback.format_exception(error))

@@ -185,6 +185,9 @@ if TYPE_CHECKING:
 
         delegation: Delegation
 
+        def require(self) -> None:
+            """Raises unless `acquire` can be tried. Asked before anything is done: what never ran needs no undoing."""
+
         def acquire(self, key: Key, netns: str) -> Result:
             """Reserves; all or nothing."""
 

@@ -3,6 +3,8 @@
     address    addresses, networks and prefixes, as integers
     ranges     where addresses may come from, and in which order; pure
     allocator  which address an owner gets; pure, over the `Store` interface
+    errors     why it gets none
+    releasing  addresses given back, and the `Store` interface
     store      that interface kept in a directory, in the format of the reference's host-local
     index      hints beside the directory, so that no change has to read it all
     recovery   when these don't hold, and what an earlier boot left

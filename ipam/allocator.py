@@ -16,47 +16,15 @@ that its writer died over, and those of owners that the caller knows to be gone.
 from __future__ import annotations
 
 from cni.lean import NamedTuple
+from ipam import releasing
 from ipam.address import Address, Interface
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Sequence
-    from typing import Protocol
 
     from ipam.ranges import RangeSet
-
-    class Store(Protocol):
-        """Who holds what in one network, while this caller holds the network's lock.
-
-        An owner is a text without blanks around it, and never "": that is what an address torn by a crash of
-        somebody else's has for an owner.
-        """
-
-        def held_by(self, owner: str) -> list[Address]:
-            """What exactly this owner holds, in order."""
-
-        def owner_of(self, address: Address) -> str | None:
-            """Who holds it; None when it is free, "" when it is taken and can't be said by whom."""
-
-        def claims(self) -> Iterable[tuple[Address, str]]:
-            """Everything that is held, by whom."""
-
-        def candidates(self, version: int, first: int, last: int) -> Iterable[int]:
-            """Which of these values are worth a `claim`, in order: all, or without those that seem to be taken."""
-
-        def look(self) -> None:
-            """Forgets whatever it thinks it knows: from here on, what is free is among the candidates."""
-
-        def claim(self, address: Address, owner: str) -> bool:
-            """Takes a free address; False if it isn't free. Durable and whole, or not done."""
-
-        def free(self, address: Address, owner: str) -> None:
-            """Gives an address back that this owner holds; a free one is fine."""
-
-        def last(self, index: int) -> Address | None:
-            """What `remember` was told last about the range set of that index. A hint."""
-
-        def remember(self, index: int, address: Address) -> None: ...
+    from ipam.releasing import Store
 
 
 class Lease(NamedTuple):
@@ -67,32 +35,7 @@ class Lease(NamedTuple):
 
 
 class AllocationError(Exception):
-    """The ranges or the store can't give what is asked for; the text says what."""
-
-
-class Unmatched(AllocationError):
-    """Requested addresses that lie in no range, or more of them in one range set than it gives."""
-
-
-class IsGateway(AllocationError):
-    """A requested address is a gateway."""
-
-
-class IsExcluded(AllocationError):
-    """A requested address is one of those that nobody is to have."""
-
-
-class Taken(AllocationError):
-    """A requested address is held by somebody else."""
-
-    def __init__(self, text: str, address: Address, owner: str) -> None:
-        super().__init__(text)
-        self.address = address
-        self.owner = owner
-
-
-class Exhausted(AllocationError):
-    """Every address of a range set is held."""
+    """The ranges or the store can't give what is asked for; the text says what. `ipam.errors` has the kinds of it."""
 
 
 def _nobody() -> frozenset[str]:
@@ -130,33 +73,6 @@ def allocate(
     return tuple(leases)
 
 
-def release(store: Store, owner: str) -> list[Address]:
-    """Gives back all that the owner holds, in whatever ranges; returns it."""
-    held = store.held_by(owner)
-    for address in held:
-        store.free(address, owner)
-    return held
-
-
-def collect(store: Store, living: Callable[[str], bool]) -> list[Address]:
-    """Gives back all that is held by owners who aren't `living`; returns it.
-
-    Goes on where giving back fails, and raises the first of these errors at the end.
-    """
-    freed: list[Address] = []
-    failures: list[OSError] = []
-    for address, owner in [*store.claims()]:
-        if not living(owner):
-            try:
-                store.free(address, owner)
-                freed.append(address)
-            except OSError as error:
-                failures.append(error)
-    if failures:
-        raise failures[0]
-    return freed
-
-
 def assign(sets: Sequence[RangeSet], requested: Iterable[Address]) -> list[Address | None]:
     """Which of the requested addresses each set is to give: the first that lies in it. Raises AllocationError."""
     left = list(dict.fromkeys(requested))
@@ -166,11 +82,17 @@ def assign(sets: Sequence[RangeSet], requested: Iterable[Address]) -> list[Addre
         if wish is not None:
             left.remove(wish)
             if wish.value in ranges.gateways:
+                from ipam.errors import IsGateway
+
                 raise IsGateway(f"{_failed(index)}: requested ip {wish} is subnet's gateway")
             if not ranges.gives(wish):
+                from ipam.errors import IsExcluded
+
                 raise IsExcluded(f"{_failed(index)}: requested IP address {wish} is excluded from range set {ranges}")
         wishes.append(wish)
     if left:
+        from ipam.errors import Unmatched
+
         raise Unmatched(f"failed to allocate all requested IPs: {' '.join(map(str, left))}")
     return wishes
 
@@ -196,14 +118,18 @@ def _claimed(
         address = _next_free(store, owner, ranges, last)
         if address is None:
             store.look()
-            take_back(store, ranges.gives, departed())
+            releasing.take_back(store, ranges.gives, departed())
             address = _next_free(store, owner, ranges, last)
         if address is None:
+            from ipam.errors import Exhausted
+
             raise Exhausted(f"{_failed(index)}: no IP addresses available in range set: {ranges}")
         return address
     if not store.claim(wish, owner):
-        take_back(store, wish.__eq__, departed())
+        releasing.take_back(store, wish.__eq__, departed())
         if not store.claim(wish, owner):
+            from ipam.errors import Taken
+
             text = f"{_failed(index)}: requested IP address {wish} is not available in range set {ranges}"
             raise Taken(text, wish, store.owner_of(wish) or "")
     return wish
@@ -218,16 +144,6 @@ def _next_free(store: Store, owner: str, ranges: RangeSet, last: Address | None)
                 if store.claim(address, owner):
                     return address
     return None
-
-
-def take_back(store: Store, concerned: Callable[[Address], bool], departed: Container[str]) -> None:
-    """Gives back what is held by nobody any more, of the addresses `concerned`.
-
-    A claim that names no owner is one of those: its writer died, for we hold the lock that it held.
-    """
-    for address, holder in [*store.claims()]:
-        if concerned(address) and (not holder or holder in departed):
-            store.free(address, holder)
 
 
 def _lease(ranges: RangeSet, address: Address) -> Lease:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from cni.lean import NamedTuple
+from ipam import releasing
 from ipam.address import Address
-from ipam.allocator import take_back
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
 
-    from ipam.allocator import Store
     from ipam.ranges import RangeSet
+    from ipam.releasing import Store
 
 
 class Census(NamedTuple):
@@ -44,7 +44,7 @@ def full(store: Store, sets: Iterable[RangeSet], departed: Callable[[], Containe
     for ranges in sets:
         if not has_room(store, ranges):
             store.look()
-            take_back(store, ranges.gives, departed())
+            releasing.take_back(store, ranges.gives, departed())
             if not has_room(store, ranges):
                 found.append(count(ranges, [address for address, _ in store.claims()]))
     return found

@@ -10,33 +10,62 @@ Everything that is missing is named, not the first only: in the words of the req
 
 from __future__ import annotations
 
-from cni.attach import record, shared
+from cni.attach import objects, record, sandbox
 from cni.kernel import inet
 from cni.kernel import link as links
 from cni.kernel.inet import LinkRoute
 from cni.kernel.neighbour import Neighbour
 from cni.kernel.ports import BridgePort
+from cni.spec.errors import CHECK_FAILED, INVALID_CONFIG, CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from cni.attach.call import Call
     from cni.attach.node import Node
     from cni.attach.record import Record
     from cni.attach.sandbox import Sandbox
     from cni.kernel.netlink import Socket
     from cni.kernel.ports import Veth
     from cni.spec.result import Result
-    from cni.wanted import Key, LinkObject
+    from cni.wanted import Key, LinkObject, Switch
 
 
-def differences(node: Node, sandbox: Sandbox, key: Key, prev: Result, old: Record | None) -> list[str]:
+def check(node: Node, call: Call) -> None:
+    """Whether all that ADD made is there and the chain's result true. Raises CNIError 103 naming all that isn't."""
+    prev = required_prev(call)
+    with sandbox.require(call.netns, node.home, call.own_netns_is_fine) as pod_side:
+        node.prepare()
+        with node.lock(call.key):
+            missing = differences(node, pod_side, call.key, prev, node.records.read(call.key))
+    refuse(call, missing)
+    call.addresses.check(call.key, call.netns, prev)
+
+
+def required_prev(call: Call) -> Result:
+    if not call.prev:
+        raise CNIError(INVALID_CONFIG, "Required prevResult missing", "CHECK needs the result of the ADD in prevResult")
+    return call.prev
+
+
+def refuse(call: Call, missing: list[str]) -> None:
+    """Raises CNIError 103 unless nothing is missing."""
+    if missing:
+        raise CNIError(
+            CHECK_FAILED,
+            f"{call.key.ifname} of container {call.key.container_id} is not as it was attached: {'; '.join(missing)}",
+            "DEL and ADD it again",
+        )
+
+
+def differences(node: Node, pod_side: Sandbox, key: Key, prev: Result, old: Record | None) -> list[str]:
     """What is missing or different; empty when all is well. Without a record, of a pod that others attached."""
-    missing = _of_result(sandbox, key, prev)
+    missing = _of_result(pod_side, key, prev)
     if old:
-        missing += _of_record(node, sandbox, old)
+        missing += _of_record(node, pod_side, old)
     else:
-        missing += _routes_of_result(sandbox, prev)
+        missing += _routes_of_result(pod_side, prev)
     return list(dict.fromkeys(missing))
 
 
@@ -67,21 +96,21 @@ def missing_objects(nl: Socket, things: Iterable[LinkObject]) -> list[str]:
     return missing
 
 
-def _of_result(sandbox: Sandbox, key: Key, prev: Result) -> list[str]:
+def _of_result(pod_side: Sandbox, key: Key, prev: Result) -> list[str]:
     """What the previous result says of our interface and is not so."""
     told = [(i, one) for i, one in enumerate(prev.interfaces) if one.name == key.ifname and one.sandbox]
     if not told:
         return [f"prevResult names no interface {key.ifname} in the pod"]
     number, interface = told[0]
-    found = links.find(sandbox.nl, interface.name)
+    found = links.find(pod_side.nl, interface.name)
     if not found:
         return [f"interface {interface.name} in the pod"]
     missing = []
-    if interface.sandbox != sandbox.netns.path:
-        missing.append(f"prevResult has {interface.name} in {interface.sandbox}, not in {sandbox.netns.path}")
+    if interface.sandbox != pod_side.netns.path:
+        missing.append(f"prevResult has {interface.name} in {interface.sandbox}, not in {pod_side.netns.path}")
     if interface.mac and interface.mac.lower() != found.mac:
         missing.append(f"MAC {interface.mac} of {interface.name}: it is {found.mac}")
-    there = {address.address for address in inet.addresses(sandbox.nl, found.ifindex)}
+    there = {address.address for address in inet.addresses(pod_side.nl, found.ifindex)}
     return missing + [
         f"address {ip.address} on {interface.name}"
         for ip in prev.ips
@@ -89,9 +118,9 @@ def _of_result(sandbox: Sandbox, key: Key, prev: Result) -> list[str]:
     ]
 
 
-def _routes_of_result(sandbox: Sandbox, prev: Result) -> list[str]:
+def _routes_of_result(pod_side: Sandbox, prev: Result) -> list[str]:
     """Routes of the result that nothing in the pod has: all there is to go by where no record lists them."""
-    there = {version: inet.routes(sandbox.nl, version) for version in (4, 6)}
+    there = {version: inet.routes(pod_side.nl, version) for version in (4, 6)}
     return [
         f"route {route.dst}{f' via {route.gw}' if route.gw else ''}"
         for route in prev.routes
@@ -99,22 +128,35 @@ def _routes_of_result(sandbox: Sandbox, prev: Result) -> list[str]:
     ]
 
 
-def _of_record(node: Node, sandbox: Sandbox, old: Record) -> list[str]:
+def _of_record(node: Node, pod_side: Sandbox, old: Record) -> list[str]:
     if old.stage != record.COMPLETE:
         return [f"the attachment was left {old.stage}"]
     missing = []
-    if not record.is_in(old, sandbox.netns, sandbox.nl.netns_cookie()):
+    if not record.is_in(old, pod_side.netns, pod_side.nl.netns_cookie()):
         missing.append(f"it was attached to another namespace, then at {old.netns}")
-    wanted = old.wanted
+    wanted = objects.wanted_of(old.objects)
+    if not wanted:
+        return [*missing, "its record, which can't be understood"]
     for switch in wanted.switches:
-        missing += shared.missing_of_switch(node, switch)
+        missing += _of_switch(node, switch)
     missing += [f"sysctl {one}" for one in wanted.settings if not one.find()]
     treated = {thing.link for thing in wanted.node if isinstance(thing, BridgePort)}
     for veth in wanted.veths:
         missing += _of_port(node, veth, veth.name in treated)
-    with sandbox.inside():
+    with pod_side.inside():
         missing += [f"sysctl {one} in the pod" for one in wanted.tuning if not one.find()]
-    return missing + missing_objects(sandbox.nl, wanted.pod) + missing_objects(node.nl, wanted.node)
+    return missing + missing_objects(pod_side.nl, wanted.pod) + missing_objects(node.nl, wanted.node)
+
+
+def _of_switch(node: Node, switch: Switch) -> list[str]:
+    """What is missing of it; nothing, when all is as wanted."""
+    name = switch.bridge.name
+    found = switch.bridge.find(node.nl)
+    if not found or found.kind != "bridge":
+        return [f"bridge {name}"]
+    missing = [] if found.up else [f"bridge {name} is down"]
+    there = {address.address for address in inet.addresses(node.nl, found.ifindex)} if switch.gateways else set()
+    return missing + [f"gateway address {gateway} on {name}" for gateway in switch.gateways if gateway not in there]
 
 
 def _of_port(node: Node, veth: Veth, treated: bool) -> list[str]:

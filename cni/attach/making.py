@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import errno
 
-from cni.attach import shared
 from cni.kernel import inet
 from cni.kernel import link as links
 from cni.kernel.inet import FoundAddress, LinkAddress
@@ -36,8 +35,6 @@ def make(node: Node, sandbox: Sandbox, key: Key, wanted: Wanted, switches: Mappi
 
     Raises CNIError, NetlinkError, OSError.
     """
-    for setting in wanted.settings:
-        shared.ensure_setting(node, setting)
     indexes = {name: found.ifindex for name, found in switches.items()}
     inside = {}
     for veth in wanted.veths:

@@ -17,22 +17,17 @@ from __future__ import annotations
 
 import errno
 
-from cni.kernel.inet import LinkAddress, LinkRoute
-from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.netns import is_netns
-from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
-from cni.kernel.sysctl import Sysctl
 from cni.lean import JSONError, NamedTuple, dumps, loads, posix
 from cni.spec.errors import INVALID_ENVIRONMENT, CNIError
-from cni.wanted import Delegation, Key, Switch, Wanted, is_tag
-from ipam.address import Address, Network
-from ipam.address import Interface as Prefixed
+from cni.wanted import Delegation, Key, is_tag
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import Any, Final
+    from collections.abc import Iterator
+    from typing import Final
 
+    from cni.attach.objects import Objects
     from cni.kernel.netns import Netns
 
 BEGUN: Final = "begun"
@@ -40,8 +35,6 @@ PLANNED: Final = "planned"
 COMPLETE: Final = "complete"
 LEAVING: Final = "leaving"
 
-# A new version must be able to take away what an older one attached. So a field is only ever appended to an object,
-# with a default for records that lack it, and a kind is never renamed; what can't be done so is another format.
 _FORMAT: Final = 1
 _NAME_MAX: Final = 255  # linux/limits.h
 
@@ -58,18 +51,18 @@ class Record(NamedTuple):
     cookie: int
     """Of the namespace (`Socket.netns_cookie`): an inode number is given out again, this is not."""
     delegation: Delegation
-    wanted: Wanted
-    """The objects. Of what the result says only addresses' gateways are kept, with the switches."""
+    objects: Objects
+    """What may exist, as `objects` has it: read by who needs it."""
 
     @classmethod
     def begun(cls, key: Key, netns: Netns, cookie: int, delegation: Delegation) -> Record:
-        return cls(key, BEGUN, netns.path, netns.device, netns.inode, cookie, delegation, Wanted())
+        return cls(key, BEGUN, netns.path, netns.device, netns.inode, cookie, delegation, {})
 
-    def planned(self, wanted: Wanted) -> Record:
-        return self._replace(stage=PLANNED, wanted=wanted)
+    def planned(self, objects: Objects) -> Record:
+        return self._replace(stage=PLANNED, objects=objects)
 
-    def complete(self, wanted: Wanted) -> Record:
-        return self._replace(stage=COMPLETE, wanted=wanted)
+    def complete(self) -> Record:
+        return self._replace(stage=COMPLETE)
 
     def leaving(self) -> Record:
         return self._replace(stage=LEAVING)
@@ -86,92 +79,11 @@ def lives(old: Record) -> bool:
     return is_netns(old.netns, old.device, old.inode)
 
 
-# --- objects as JSON --------------------------------------------------------------------------------
-# An object is a list: its kind, then its fields in order. What has a text form (an address) is kept as text.
+# --- as JSON ----------------------------------------------------------------------------------------
 
 
-def _text(value: Any) -> str:
-    if type(value) is not str:
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _number(value: Any) -> int:
-    if type(value) is not int:
-        raise TypeError(f"{value!r} is no number")
-    return value
-
-
-def _flag(value: Any) -> bool:
-    if type(value) is not bool:
-        raise TypeError(f"{value!r} is neither true nor false")
-    return value
-
-
-def _maybe_number(value: Any) -> int | None:
-    return None if value is None else _number(value)
-
-
-def _maybe_address(value: Any) -> Address | None:
-    return None if value is None else Address.parse(value)
-
-
-def _bridge(fields: Any) -> Bridge:
-    return Bridge(*_parsed((_text, _text, _number), fields))
-
-
-def _gateways(texts: Any) -> tuple[Prefixed, ...]:
-    return tuple([Prefixed.parse(text) for text in texts])
-
-
-def _parsed(parsers: tuple[Callable[[Any], Any], ...], fields: Any) -> list[Any]:
-    return [parse(field) for parse, field in zip(parsers, fields, strict=True)]
-
-
-_KINDS: Final[dict[str, tuple[Callable[..., Any], tuple[Callable[[Any], Any], ...]]]] = {
-    "sysctl": (Sysctl, (_text, _text)),
-    "veth": (Veth, (_text, _text, _text, _text, _number, _text)),
-    "up": (LinkUp, (_text,)),
-    "address": (LinkAddress, (_text, Prefixed.parse, _flag)),
-    "route": (
-        LinkRoute,
-        (_text, Network.parse, _maybe_address, _number, _number, _number, _maybe_number, _maybe_number),
-    ),
-    "neighbour": (Neighbour, (_text, Address.parse, _text)),
-    "fdb": (FdbEntry, (_text, _text)),
-    "port": (BridgePort, (_text, _flag, _flag)),
-    "switch": (Switch, (_bridge, _gateways)),
-}
-_NAMES: Final = {kind: name for name, (kind, _) in _KINDS.items()}
-_GROUPS: Final = ("switches", "settings", "veths", "tuning", "pod", "node")
-
-
-def _object_to_json(thing: tuple[Any, ...]) -> list[object]:
-    return [_NAMES[type(thing)], *[_field_to_json(field) for field in thing]]
-
-
-def _field_to_json(field: object) -> object:
-    if isinstance(field, (Address, Prefixed, Network)):
-        return str(field)
-    if isinstance(field, tuple):
-        return [_field_to_json(part) for part in field]
-    return field
-
-
-def _object_from_json(value: list[Any]) -> Any:
-    """Without the last fields, those that have defaults, where a version wrote it that did not have them yet."""
-    kind, parsers = _KINDS[value[0]]
-    return kind(*_parsed(parsers[: len(value) - 1], value[1:]))
-
-
-def objects_to_json(wanted: Wanted) -> str:
-    groups = {name: [_object_to_json(thing) for thing in getattr(wanted, name)] for name in _GROUPS}
-    return dumps({name: things for name, things in groups.items() if things})
-
-
-def to_json(record: Record, boot: str, objects: str | None = None) -> str:
-    """`objects` is what `objects_to_json` made of the record's, for who has it already."""
-    head = dumps(
+def to_json(record: Record, boot: str) -> str:
+    return dumps(
         {
             "format": _FORMAT,
             "boot": boot,
@@ -179,9 +91,9 @@ def to_json(record: Record, boot: str, objects: str | None = None) -> str:
             "key": record.key,
             "netns": [record.netns, record.device, record.inode, record.cookie],
             "delegation": record.delegation,
+            "objects": record.objects,
         }
     )
-    return f'{head[:-1]}, "objects": {objects_to_json(record.wanted) if objects is None else objects}}}'
 
 
 def from_json(data: bytes, boot: str) -> Record | None:
@@ -190,22 +102,31 @@ def from_json(data: bytes, boot: str) -> Record | None:
         value = loads(data)
         if value["format"] != _FORMAT or value["boot"] != boot:
             return None
-        groups = {
-            name: tuple([_object_from_json(thing) for thing in value["objects"].get(name, ())]) for name in _GROUPS
-        }
-        netns, device, inode, cookie = _parsed((_text, _number, _number, _number), value["netns"])
-        return Record(
-            Key(*_parsed((_text,) * 4, value["key"])),
-            _text(value["stage"]),
+        netns, device, inode, cookie = value["netns"]
+        objects = value["objects"]
+        found = Record(
+            Key(*value["key"]),
+            value["stage"],
             netns,
             device,
             inode,
             cookie,
-            Delegation(*_parsed((_text,) * 3, value["delegation"])),
-            Wanted(**groups),
+            Delegation(*value["delegation"]),
+            objects,
         )
-    except (JSONError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+        texts = (*found.key, *found.delegation, found.stage, netns)
+        numbers = (device, inode, cookie)
+        things = [thing for group in objects.values() for thing in group]
+    except (JSONError, KeyError, TypeError, ValueError, AttributeError):
         return None
+    # What an object's fields mean is `objects`' business; here, that it can be asked.
+    known = (
+        {type(text) for text in texts} == {str}
+        and {type(number) for number in numbers} == {int}
+        and {type(group) for group in objects.values()} <= {list}
+        and not [thing for thing in things if not (type(thing) is list and thing and type(thing[0]) is str)]
+    )
+    return found if known else None
 
 
 # --- the store --------------------------------------------------------------------------------------
@@ -220,8 +141,6 @@ class Records:
     def __init__(self, run_dir: str, boot: str) -> None:
         self._root = f"{run_dir}/attachments"
         self._boot = boot
-        self._objects: tuple[Wanted, str] = (Wanted(), "{}")
-        """The objects that were written last, and their JSON: what is planned is complete a moment later."""
 
     def path(self, key: Key) -> str:
         name = f"{key.container_id}@{key.ifname}@{key.plugin}.json"
@@ -238,9 +157,7 @@ class Records:
 
     def write(self, record: Record) -> Record:
         """Puts the record in the place of the one before, at once."""
-        if record.wanted is not self._objects[0]:
-            self._objects = record.wanted, objects_to_json(record.wanted)
-        content = to_json(record, self._boot, self._objects[1]).encode()
+        content = to_json(record, self._boot).encode()
         path = self.path(record.key)
         new = self._half_written(record.key.network, record.key.tag)
         flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC

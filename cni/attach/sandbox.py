@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 
 from cni.kernel.netlink import Socket
-from cni.kernel.netns import Netns, is_netns
+from cni.kernel.netns import Netns
 from cni.spec.errors import INVALID_ENVIRONMENT, INVALID_NETNS, CNIError
 
 TYPE_CHECKING = False
@@ -27,7 +27,7 @@ class Sandbox:
         self.netns = Netns(path)
         try:
             if self.netns.same(home) and not own_is_fine:
-                raise _own(path)
+                raise own(path)
             with self.inside():
                 self.nl = Socket()
         except BaseException:
@@ -46,13 +46,8 @@ class Sandbox:
         return self.netns.inside(self._home)
 
 
-def refuse_own(path: str, home: Netns, own_is_fine: bool) -> None:
-    """CNIError 8 for the node's own namespace, unless that is fine: for who may not need the pod's at all."""
-    if path and not own_is_fine and is_netns(path, home.device, home.inode):
-        raise _own(path)
-
-
-def _own(path: str) -> CNIError:
+def own(path: str) -> CNIError:
+    """That a pod's namespace is the node's."""
     return CNIError(
         INVALID_NETNS,
         "plugin's netns and netns from CNI_NETNS should not be the same",

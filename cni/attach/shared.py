@@ -2,9 +2,6 @@
 
 They are *ensured*: made where they are missing, and never taken away with an attachment. The usual case, all
 is there, costs a question each. How a setting was before us is noted once, for who takes us off the node.
-
-A gateway address that an earlier subnet left on a bridge would make the kernel answer for a network that has
-moved elsewhere. It is replaced when no live attachment uses it; otherwise the error says who does.
 """
 
 from __future__ import annotations
@@ -12,7 +9,6 @@ from __future__ import annotations
 import errno
 
 from cni.attach.locks import Lock
-from cni.attach.record import lives
 from cni.kernel import inet
 from cni.kernel import link as links
 from cni.kernel.inet import LinkAddress
@@ -28,11 +24,9 @@ if TYPE_CHECKING:
     from typing import Final
 
     from cni.attach.node import Node
-    from ipam.address import Interface
 
 _ETHERNET_MTU: Final = 1500
 _IPV6_FORWARDING: Final = "net/ipv6/conf/all/forwarding"
-_LINK_LOCAL_V6: Final = 0xFE80 << 112, 10
 
 
 def look(node: Node, bridge: Bridge) -> Link:
@@ -75,20 +69,11 @@ def ensure_switch(node: Node, switch: Switch, seen: Link) -> Link:
                 raise
             if not address.is_longer_or_shorter(node.nl, found.ifindex):
                 continue
+        from cni.attach import stale
+
         with _lock(node, switch):
-            _replace_stale(node, switch, found, address)
+            stale.replace(node, switch, found, address)
     return found
-
-
-def missing_of_switch(node: Node, switch: Switch) -> list[str]:
-    """What is missing of it; nothing, when all is as wanted."""
-    name = switch.bridge.name
-    found = switch.bridge.find(node.nl)
-    if not found or found.kind != "bridge":
-        return [f"bridge {name}"]
-    missing = [] if found.up else [f"bridge {name} is down"]
-    there = {address.address for address in inet.addresses(node.nl, found.ifindex)} if switch.gateways else set()
-    return missing + [f"gateway address {gateway} on {name}" for gateway in switch.gateways if gateway not in there]
 
 
 def require_ipv6() -> None:
@@ -149,55 +134,3 @@ def _require_bridge(found: Link) -> None:
             f'"{found.name}" already exists but is not a bridge',
             f'it is {found.kind or "a physical or built-in link"}: name another in "bridge", or remove it',
         )
-
-
-def _replace_stale(node: Node, switch: Switch, found: Link, added: LinkAddress) -> None:
-    """`added` was not on the bridge until now: whatever of its family stands in its way goes, or else it goes again."""
-    stale = [other.address for other in inet.addresses(node.nl, found.ifindex) if _in_the_way(other.address, switch)]
-    stale = [other for other in stale if other.address.version == added.address.address.version]
-    for other in stale:
-        user = _user_of(node, found, other)
-        if user:
-            node.nl.do(added.drop(found.ifindex))
-            raise CNIError(
-                CONFLICT,
-                f'"{found.name}" already has an IP address different from {added.address}',
-                f"{other} is in use by {user}; remove the pods of the earlier subnet, or name another bridge. "
-                f"If nothing needs it: ip address del {other} dev {found.name}",
-            )
-    for other in stale:
-        node.nl.do(LinkAddress(found.name, other).drop(found.ifindex))
-    if stale:
-        try:
-            # With a first IPv4 address of a subnet the kernel removes the second ones, so ours may be gone.
-            node.nl.do(added.make(found.ifindex))
-        except NetlinkError as error:
-            if error.errno != errno.EEXIST:
-                raise
-
-
-def _in_the_way(address: Interface, switch: Switch) -> bool:
-    """One IPv4 gateway address per subnet that is wanted, and no other; in IPv6 those that overlap a wanted one."""
-    if address in switch.gateways:
-        return False
-    if address.address.version == 4:
-        return True
-    prefix, length = _LINK_LOCAL_V6
-    if address.address.value >> 128 - length == prefix >> 128 - length:
-        return False
-    return any(address.network.overlaps(gateway.network) for gateway in switch.gateways)
-
-
-def _user_of(node: Node, bridge: Link, gateway: Interface) -> str:
-    """Who may live by this gateway address: an attachment of ours, or a port that isn't ours. "" for nobody."""
-    ours = set()
-    for record in node.records.all():
-        ours.add(record.key.tag)
-        if not lives(record):
-            continue  # its pod is gone, whether or not anybody has told us yet
-        for switch in record.wanted.switches:
-            if switch.bridge.name == bridge.name and gateway in switch.gateways:
-                return f"attachment {record.key}"
-    # Whose port has no record may be anybody's: unsure, we keep.
-    foreign = [port.name for port in links.dump(node.nl, master=bridge.ifindex) if port.name not in ours]
-    return f"whatever is behind {', '.join(foreign[:3])}" if foreign else ""

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from cni import boot
-from cni.addresses import NoAddresses
 from cni.attach import departed, record
 from cni.attach.node import Node
+from cni.noaddresses import NoAddresses
 from ipam import recovery
 from ipam.store import Directory
 

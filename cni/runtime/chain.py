@@ -30,10 +30,9 @@ from cni import invoke
 from cni.lean import JSONError, dumps, loads
 from cni.runtime.cache import Cached, Corrupt
 from cni.runtime.conflist import Network
-from cni.spec import versions
+from cni.spec import parsing, versions
 from cni.spec.errors import ALREADY_ATTACHED, DECODING_FAILURE, INVALID_ENVIRONMENT, UNKNOWN_CONTAINER, CNIError, shown
 from cni.spec.request import require_container_id, require_ifname
-from cni.spec.result import Result
 from cni.wanted import Key
 
 if TYPE_CHECKING:
@@ -41,6 +40,7 @@ if TYPE_CHECKING:
 
     from cni.runtime.cache import Cache
     from cni.runtime.conflist import Plugin
+    from cni.spec.result import Result
 
 # The second name is that of the drafts of 1.1.0, which plugins of their time read and libcni still sends.
 _ATTACHMENTS: Final = ("cni.dev/valid-attachments", "cni.dev/attachments")
@@ -136,7 +136,7 @@ class Runtime:
                 for failure in self._del(network, started, attachment, None):
                     error.add_note(str(failure))
                 raise
-            return Added(Result.parse(result, network.version), dumps(result))
+            return Added(parsing.result(result, network.version), dumps(result))
 
     def check(self, network: Network, attachment: Attachment) -> bool:
         """True: the plugins find everything in place. False: the configuration forbids asking them."""
@@ -373,7 +373,7 @@ def _result_of(cached: Cached, version: str) -> Mapping[str, object] | None:
 
 def _in_version(value: object, version: str) -> dict[str, Any]:
     """A result as a plugin that speaks `version` expects it. Raises CNIError."""
-    parsed = Result.parse(value, version)
+    parsed = parsing.result(value, version)
     stated = (
         [(key, said) for key, said in value.items() if key.lower() == "cniversion"] if isinstance(value, dict) else []
     )

@@ -16,13 +16,14 @@ from cni.lean import JSONError, NamedTuple, loads, posix, select
 from cni.spec import versions
 from cni.spec.errors import DECODING_FAILURE, INVALID_CONFIG, IO_FAILURE, CNIError, shown
 from cni.spec.request import is_name
-from cni.spec.result import DNS, Result
 from cni.spec.section import Section
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, Final, Self
+
+    from cni.spec.result import DNS, Result
 
 STDIN_BYTES: Final = 8 << 20
 _CHUNK_BYTES: Final = 1 << 16
@@ -51,20 +52,24 @@ class NetConf(NamedTuple):
     """`args.cni`."""
     capabilities: frozenset[str] = frozenset()
     """What the plugin is configured to be told in `runtime_config`."""
-    dns: DNS = DNS()
+    dns: DNS | None = None
+    """None for none that says anything."""
     prev_result: Result | None = None
     valid_attachments: frozenset[tuple[str, str]] | None = None
     """GC's list, of (container ID, interface name). None, for absent or null: nothing is to be done."""
 
     @classmethod
-    def parse(cls, stdin: bytes, leaving: bool = False) -> Self:
+    def parse(cls, stdin: bytes) -> Self:
         """CNIError 6 for what isn't a JSON object or has no version's form, 1 for a version that we don't speak, 7 for
         what it says, 5 for too much of it.
+        """
+        return cls.begun(stdin).whole()
 
-        `leaving` is for DEL, which needs no more than the network's name where a record knows the rest: what else can't
-        be read counts as absent, and an IPAM as one of no type, which is missed only where it is needed. Later members
-        of the chain wrote the previous result too, somebody may have broken the configuration since the ADD, and a pod
-        must not stay because of either.
+    @classmethod
+    def begun(cls, stdin: bytes) -> Self:
+        """What every verb needs, the version and the network's name, and all else unread. Raises as `parse`.
+
+        For DEL, which needs no more where a record knows the rest.
         """
         if len(stdin) > STDIN_BYTES:
             raise _too_long(STDIN_BYTES)
@@ -87,15 +92,24 @@ class NetConf(NamedTuple):
             )
         versions.parse(version)
         versions.require_supported(version)
-        found = cls(version, name, "", stdin, keys, _UNREADABLE_IPAM)
+        return cls(version, name, "", stdin, keys, _UNREADABLE_IPAM)
+
+    def whole(self, leaving: bool = False) -> Self:
+        """The rest, read. CNIError 7 for what it says.
+
+        `leaving` is for a DEL: what can't be read counts as absent, and an IPAM as one of no type, which is missed only
+        where it is needed. Later members of the chain wrote the previous result too, somebody may have broken the
+        configuration since the ADD, and a pod must not stay because of either.
+        """
+        keys = self.keys
         parsers: dict[str, Callable[[], Any]] = {
             "ipam": lambda: keys.section("ipam"),
             "type": lambda: keys.text("type"),
             "runtime_config": lambda: keys.section("runtimeConfig"),
             "args": lambda: keys.section("args").section("cni"),
             "capabilities": lambda: _capabilities(keys.section("capabilities")),
-            "dns": lambda: DNS.parse(keys.section("dns")),
-            "prev_result": lambda: _previous(keys, version),
+            "dns": lambda: _dns(keys.section("dns")),
+            "prev_result": lambda: _previous(keys, self.cni_version),
             "valid_attachments": lambda: _valid_attachments(keys),
         }
         read = {}
@@ -105,7 +119,7 @@ class NetConf(NamedTuple):
             except CNIError:
                 if not leaving:
                     raise
-        return found._replace(**read)
+        return self._replace(**read)
 
 
 def spoken(stdin: bytes) -> str:
@@ -178,9 +192,22 @@ def _header(keys: Section, key: str, failure: str) -> str:
     return value
 
 
+def _dns(keys: Section) -> DNS | None:
+    if keys.empty:
+        return None
+    from cni.spec import parsing
+
+    found = parsing.dns(keys)
+    return None if found.empty else found
+
+
 def _previous(keys: Section, version: str) -> Result | None:
     value = keys.raw("prevResult")
-    return None if value is None else Result.parse(value, version, "prevResult")
+    if value is None:
+        return None
+    from cni.spec import parsing
+
+    return parsing.result(value, version, "prevResult")
 
 
 def _capabilities(keys: Section) -> frozenset[str]:

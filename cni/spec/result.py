@@ -1,6 +1,6 @@
 """What an attachment came to: interfaces, addresses, routes and DNS, in every version of the protocol.
 
-In memory there is one form, that of version 1.1.0; `parse` reads and `to_object` writes any of the seven
+In memory there is one form, that of version 1.1.0; `to_object` writes and `parsing` reads any of the seven
 (specification, section 5, "Result types"). Older versions can say less, and lose what they can't say:
 
     0.1.0, 0.2.0    one address of each family, its routes beside it, no interfaces
@@ -16,18 +16,19 @@ from __future__ import annotations
 
 from cni.lean import NamedTuple, dumps
 from cni.spec import versions
-from cni.spec.errors import INCOMPATIBLE_VERSION, INVALID_CONFIG, CNIError, config_error, shown
-from cni.spec.section import Section
-from ipam.address import Address, Network
-from ipam.address import Interface as Prefixed
+from cni.spec.errors import INVALID_CONFIG, CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, Final, Self
+    from typing import Any, Final
 
-_U32: Final = (1 << 32) - 1
-_OLDEST: Final = ("0.1.0", "0.2.0")
-_WITH_VERSION: Final = ("0.3.0", "0.3.1", "0.4.0")
+    from ipam.address import Address, Network
+    from ipam.address import Interface as Prefixed
+
+OLDEST: Final = ("0.1.0", "0.2.0")
+"""One address of each family, and no list of anything."""
+WITH_VERSION: Final = ("0.3.0", "0.3.1", "0.4.0")
+"""Each address says of which family it is."""
 
 
 class Interface(NamedTuple):
@@ -40,20 +41,9 @@ class Interface(NamedTuple):
     socket_path: str = ""
     pci_id: str = ""
 
-    @classmethod
-    def parse(cls, keys: Section) -> Self:
-        return cls(
-            keys.text("name"),
-            keys.text("mac"),
-            keys.text("sandbox"),
-            keys.integer("mtu", least=0, most=_U32),
-            keys.text("socketPath"),
-            keys.text("pciID"),
-        )
-
     def to_object(self, version: str) -> dict[str, Any]:
         told: dict[str, Any] = {"name": self.name, "mac": self.mac, "sandbox": self.sandbox}
-        if version not in _WITH_VERSION:
+        if version not in WITH_VERSION:
             told.update(mtu=self.mtu, socketPath=self.socket_path, pciID=self.pci_id)
         return {key: value for key, value in told.items() if value or key == "name"}
 
@@ -65,17 +55,9 @@ class IPConfig(NamedTuple):
     gateway: Address | None = None
     interface: int | None = None
 
-    @classmethod
-    def parse(cls, keys: Section, version: str) -> Self:
-        address = _prefixed(keys, "address")
-        # Absent is tolerated, though the specification requires it: the reference's loopback leaves it out (1.1.1).
-        if version in _WITH_VERSION and keys.text("version") not in ("", str(address.address.version)):
-            raise keys.error("version", f'"{address.address.version}", the version of {address}')
-        return cls(address, _address(keys, "gateway"), _optional(keys, "interface", _U32))
-
     def to_object(self, version: str) -> dict[str, Any]:
         told: dict[str, Any] = {"address": str(self.address)}
-        if version in _WITH_VERSION:
+        if version in WITH_VERSION:
             told["version"] = str(self.address.address.version)
         if self.interface is not None:
             told["interface"] = self.interface
@@ -95,24 +77,11 @@ class Route(NamedTuple):
     table: int | None = None
     scope: int | None = None
 
-    @classmethod
-    def parse(cls, keys: Section) -> Self:
-        return cls(
-            # Host bits are dropped, not refused: the reference lets them pass, and for IPv6 so does the kernel.
-            _prefixed(keys, "dst").network,
-            _address(keys, "gw"),
-            keys.integer("mtu", least=0, most=_U32),
-            keys.integer("advmss", least=0, most=_U32),
-            keys.integer("priority", least=0, most=_U32),
-            _optional(keys, "table", _U32),
-            _optional(keys, "scope", 255),
-        )
-
     def to_object(self, version: str) -> dict[str, Any]:
         told: dict[str, Any] = {"dst": str(self.dst)}
         if self.gw is not None:
             told["gw"] = str(self.gw)
-        if version in _OLDEST:
+        if version in OLDEST:
             return told
         for key, value in (("mtu", self.mtu), ("advmss", self.advmss), ("priority", self.priority)):
             if value:
@@ -131,10 +100,6 @@ class DNS(NamedTuple):
     domain: str = ""
     search: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
-
-    @classmethod
-    def parse(cls, keys: Section) -> Self:
-        return cls(keys.texts("nameservers"), keys.text("domain"), keys.texts("search"), keys.texts("options"))
 
     @property
     def empty(self) -> bool:
@@ -158,50 +123,6 @@ class Result(NamedTuple):
     routes: tuple[Route, ...] = ()
     dns: DNS = DNS()
 
-    @classmethod
-    def parse(cls, value: object, version: str, where: str = "result") -> Self:
-        """From a JSON value, read by its own cniVersion, else by `version`. Unknown keys are skipped.
-
-        CNIError 1 for a version that we don't speak, 6 for what is no version, 7 for everything else.
-        """
-        keys = Section.of(value, where)
-        version = keys.text("cniVersion") or version
-        versions.parse(version)
-        if version not in versions.SUPPORTED:
-            raise CNIError(
-                INCOMPATIBLE_VERSION,
-                f"{where}: unsupported CNI result version {shown(version)}",
-                f"supported are {', '.join(versions.SUPPORTED)}",
-            )
-        if version in _OLDEST:
-            return cls._parse_oldest(keys)
-        return cls(
-            tuple([Interface.parse(one) for one in keys.sections("interfaces")]),
-            tuple([IPConfig.parse(one, version) for one in keys.sections("ips")]),
-            tuple([Route.parse(one) for one in keys.sections("routes")]),
-            DNS.parse(keys.section("dns")),
-        )
-
-    @classmethod
-    def _parse_oldest(cls, keys: Section) -> Self:
-        ips = []
-        routes = []
-        for key, family in (("ip4", 4), ("ip6", 6)):
-            if keys.has(key):
-                one = keys.section(key)
-                address = _prefixed(one, "ip")
-                if address.address.version != family:
-                    raise one.error("ip", f"an IPv{family} address")
-                ips.append(IPConfig(address, _address(one, "gateway")))
-                routes += [Route.parse(route) for route in one.sections("routes")]
-        return cls((), tuple(ips), tuple(routes), DNS.parse(keys.section("dns")))
-
-    def interface_of(self, ip: IPConfig) -> Interface | None:
-        """The interface that an address of this result stands on; None when it names none that is there."""
-        if ip.interface is None or ip.interface >= len(self.interfaces):
-            return None
-        return self.interfaces[ip.interface]
-
     def to_object(self, version: str) -> dict[str, Any]:
         """The result as JSON values in one of the supported versions.
 
@@ -209,7 +130,7 @@ class Result(NamedTuple):
         """
         versions.require_supported(version)
         told: dict[str, Any] = {"cniVersion": version}
-        if version in _OLDEST:
+        if version in OLDEST:
             told.update(self._families(version))
         else:
             # An empty list says nothing, so it isn't written.
@@ -246,25 +167,3 @@ class Result(NamedTuple):
                 f"a result without addresses can't be told in CNI {version}; set cniVersion to 0.3.0 or later",
             )
         return told
-
-
-def _prefixed(keys: Section, key: str) -> Prefixed:
-    text = keys.text(key)
-    try:
-        return Prefixed.parse(text)
-    except ValueError:
-        raise keys.error(key, "an address with its prefix length, as in 10.1.0.5/16") from None
-
-
-def _address(keys: Section, key: str) -> Address | None:
-    text = keys.text(key)
-    if not text:
-        return None
-    try:
-        return Address.parse(text)
-    except ValueError:
-        raise config_error(keys.where, key, text, "an IP address") from None
-
-
-def _optional(keys: Section, key: str, most: int) -> int | None:
-    return keys.integer(key, least=0, most=most) if keys.has(key) else None

@@ -20,12 +20,16 @@ import importlib
 import json
 import mmap
 import os
+import pkgutil
 import select
 import signal
 import socket
 import sys
 import types
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import cni
+import ipam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -55,7 +59,8 @@ JOURNAL_BYTES = 1 << 16
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 
-_WARM = ("addresses", "attach.engine", "features.bridge", "features.loopback", "hostlocal", "invoke", "plugin")
+_COLD = ("cni.cli", "cni.runtime", "cni.__main__")
+"""What no call of a runtime imports."""
 _MOST_DESCRIPTORS = 256
 
 
@@ -249,8 +254,10 @@ def serve(requests: socket.socket) -> None:
     """Runs a plugin for each request, any number at once, until nobody can ask any more."""
     seam = Seam()
     seam.put_in_place()
-    for module in _WARM:
-        importlib.import_module(f"cni.{module}")
+    for package in (cni, ipam):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if not module.name.startswith(_COLD):
+                importlib.import_module(module.name)
     importlib.import_module("traceback")  # which a call would import at its worst moment
     running: dict[int, tuple[int, int]] = {}
     poll = select.poll()

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni import addresses, hostlocal, invoke
-from cni.addresses import Delegate, HostLocal, NoAddresses
+from cni.delegate import Delegate
+from cni.hostlocal import HostLocal
+from cni.hostlocal.plan import Plan
+from cni.noaddresses import NoAddresses
+from cni.spec import parsing
 from cni.spec.errors import (
     ADDRESSES_EXHAUSTED,
     CHECK_FAILED,
@@ -103,8 +107,8 @@ def test_for_a_del_a_configuration_that_cannot_be_read_is_an_error_only_when_it_
 # --- host-local: what an ADD is to give ---------------------------------------------------------------
 
 
-def plan(ipam: Mapping[str, object], cni_args: str = "", version: str = "1.1.0", **others: object) -> hostlocal.Plan:
-    return hostlocal.Plan.parse(conf({"type": "host-local", **ipam}, version=version, **others), cni_args)
+def plan(ipam: Mapping[str, object], cni_args: str = "", version: str = "1.1.0", **others: object) -> Plan:
+    return Plan.parse(conf({"type": "host-local", **ipam}, version=version, **others), cni_args)
 
 
 def test_range_sets_come_from_the_runtime_then_from_the_old_spelling_then_from_the_list() -> None:
@@ -368,7 +372,7 @@ def test_a_directory_that_cannot_be_written_is_an_error_that_says_where_and_why(
 
 
 def check(folder: Path, told: list[str] | None, **ipam: object) -> None:
-    prev = None if told is None else Result.parse({"ips": [{"address": one} for one in told]}, "1.1.0")
+    prev = None if told is None else parsing.result({"ips": [{"address": one} for one in told]}, "1.1.0")
     hostlocal.HostLocal.of(conf(host_local(folder, **ipam)), "").check(KEY, NETNS, prev)
 
 
@@ -432,7 +436,7 @@ def test_status_does_not_miss_ranges_that_the_runtime_will_bring(tmp_path: Path)
 
 # --- delegates ----------------------------------------------------------------------------------------
 
-CALL = tuple[str, str, Key | None, str, str, tuple[str, ...], bytes]
+CALL = tuple[str, str, Key | None, str, str, tuple[str, ...], bytes, dict[str, str]]
 
 
 class Plugin:
@@ -467,8 +471,11 @@ def plugin(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plugin]:
 STATIC = conf({"type": "static", "addresses": [{"address": "10.1.0.5/24"}]}, version="0.4.0")
 
 
+ENVIRON = {"HTTP_PROXY": "p"}
+
+
 def delegate(conf: NetConf = STATIC) -> Delegate:
-    found = addresses.of(conf, "A=1", ("/opt/bin", "/usr/bin"))
+    found = addresses.of(conf, "A=1", ("/opt/bin", "/usr/bin"), environ=ENVIRON)
     assert isinstance(found, Delegate)
     return found
 
@@ -484,7 +491,7 @@ def test_a_delegate_gets_the_call_as_it_came(plugin: Callable[..., Plugin]) -> N
     one.gc("blue", frozenset())
 
     def call(command: str, key: Key | None, netns: str) -> CALL:
-        return command, "static", key, netns, "A=1", ("/opt/bin", "/usr/bin"), STATIC.raw
+        return command, "static", key, netns, "A=1", ("/opt/bin", "/usr/bin"), STATIC.raw, ENVIRON
 
     assert static.calls == [
         call("ADD", KEY, NETNS),
@@ -555,9 +562,9 @@ def test_a_delegates_errors_are_passed_on(plugin: Callable[..., Plugin]) -> None
 def test_a_reopened_delegate_can_release(plugin: Callable[..., Plugin]) -> None:
     static = plugin()
 
-    addresses.reopen(delegate().delegation, ("/elsewhere",)).release(KEY, "")
+    addresses.reopen(delegate().delegation, ("/elsewhere",), environ=ENVIRON).release(KEY, "")
 
-    assert static.calls == [("DEL", "static", KEY, "", "A=1", ("/elsewhere",), STATIC.raw)]
+    assert static.calls == [("DEL", "static", KEY, "", "A=1", ("/elsewhere",), STATIC.raw, ENVIRON)]
 
 
 # --- host-local: exclusions, boots, and what is gone ----------------------------------------------------

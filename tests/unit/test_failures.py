@@ -7,14 +7,14 @@ import os
 
 import pytest
 
-from cni import plugin
+from cni import failing
 from cni.kernel.netlink import NetlinkError, Refused
 from cni.spec import errors
 
 
 @pytest.mark.parametrize("refusal", [NetlinkError, Refused])
 def test_what_the_kernel_refuses_is_told_as_a_command(refusal: type[Refused]) -> None:
-    failure = plugin.translated(refusal(errno.EROFS, "sysctl -w net.ipv4.ip_forward=1"))
+    failure = failing.translated(refusal(errno.EROFS, "sysctl -w net.ipv4.ip_forward=1"))
 
     assert failure.code == errors.KERNEL_REFUSED
     assert failure.msg == "sysctl -w net.ipv4.ip_forward=1: Read-only file system (EROFS)"
@@ -22,7 +22,7 @@ def test_what_the_kernel_refuses_is_told_as_a_command(refusal: type[Refused]) ->
 
 
 def test_what_a_file_system_refuses_is_told_with_the_file() -> None:
-    failure = plugin.translated(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/podwire/boot"))
+    failure = failing.translated(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/run/podwire/boot"))
 
     assert failure.code == errors.STATE_UNUSABLE
     assert failure.msg == "/run/podwire/boot: No space left on device (ENOSPC)"
@@ -32,4 +32,4 @@ def test_what_a_file_system_refuses_is_told_with_the_file() -> None:
 @pytest.mark.parametrize("code", sorted(errors.PASSING))
 def test_what_may_pass_is_worth_another_try(code: int) -> None:
     for error in (OSError(code, os.strerror(code)), NetlinkError(code, "ip link show lo")):
-        assert plugin.translated(error).code == errors.TRY_AGAIN_LATER
+        assert failing.translated(error).code == errors.TRY_AGAIN_LATER

@@ -340,11 +340,11 @@ def test_a_delegate_sees_the_protocols_variables_and_the_rest_of_the_environment
     assert printed.decode() == f"ADD|c1|/run/netns/x|eth0|A=1|/nowhere:{tmp_path}|p|{{}}"
 
 
-def test_a_delegate_of_no_attachment_is_told_of_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_delegate_of_no_attachment_is_told_of_none(tmp_path: Path) -> None:
     executable(tmp_path / "ipam", 'printf "%s|" "$CNI_COMMAND" "$CNI_CONTAINERID" "$CNI_NETNS" "$CNI_IFNAME"')
-    monkeypatch.setenv("CNI_CONTAINERID", "somebody else's")
+    inherited = {**ENVIRONMENT, "CNI_CONTAINERID": "somebody else's"}
 
-    assert invoke.delegate("GC", "ipam", None, "", "", [str(tmp_path)], b"{}") == b"GC||||"
+    assert invoke.delegate("GC", "ipam", None, "", "", [str(tmp_path)], b"{}", inherited) == b"GC||||"
 
 
 def test_files_are_looked_for_by_their_bytes_whatever_the_locale(tmp_path: Path) -> None:

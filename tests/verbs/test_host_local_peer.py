@@ -197,11 +197,11 @@ class Stay(NamedTuple):
 
 
 def ours_at_work(stdin: bytes, command: str, container_id: str) -> list[str]:
-    from cni import hostlocal
+    from cni.hostlocal import executable
     from cni.spec.request import Request
 
     request = Request(command, container_id, NETNS, "eth0", "", (), False)
-    result = hostlocal.run(command, NetConf.parse(stdin), request, BOOT)
+    result = executable.run(command, NetConf.parse(stdin), request, BOOT)
     return [str(ip.address.address) for ip in result.ips] if result else []
 
 

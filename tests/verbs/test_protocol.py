@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cni.attach import engine
+from cni.attach import adding
 from tests import calls, namespaces, oracle
 from tests.unit.spec import anything
 from tests.verbs.networks import VERSIONS, Network, port
@@ -493,7 +493,7 @@ def test_a_defect_of_ours_is_an_error_object_too_and_its_traceback_goes_to_stder
     def add(*_: object) -> None:
         raise defect
 
-    monkeypatch.setattr(engine, "add", add)
+    monkeypatch.setattr(adding, "add", add)
 
     outcome = lan.call("ADD", netns=netns)
 

@@ -11,17 +11,17 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cni.attach import record
+from cni.attach import objects, record
 from cni.attach.record import Record, Records
 from cni.kernel.inet import LinkAddress, LinkRoute
-from cni.kernel.neighbour import FdbEntry
+from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.netns import Netns
 from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
 from cni.spec.errors import INVALID_ENVIRONMENT, CNIError
 from cni.wanted import Delegation, Key, Switch, Wanted
 from ipam.address import Address, Interface, Network
-from tests.unit.kernel import objects
+from tests.unit.kernel import objects as kinds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,34 +35,45 @@ STAGES = st.sampled_from([record.BEGUN, record.PLANNED, record.COMPLETE, record.
 KEYS = st.builds(Key, TEXT, TEXT, TEXT, TEXT)
 
 GROUPS = {
-    "switches": objects.SWITCHES,
-    "settings": objects.SYSCTLS,
-    "veths": objects.VETHS,
-    "tuning": objects.SYSCTLS,
-    "pod": st.one_of(objects.UPS, objects.LINK_ADDRESSES, objects.ROUTES, objects.NEIGHBOURS),
-    "node": st.one_of(objects.PORTS, objects.FDB_ENTRIES, objects.NEIGHBOURS),
+    "switches": kinds.SWITCHES,
+    "settings": kinds.SYSCTLS,
+    "veths": kinds.VETHS,
+    "tuning": kinds.SYSCTLS,
+    "pod": st.one_of(kinds.UPS, kinds.LINK_ADDRESSES, kinds.ROUTES, kinds.NEIGHBOURS),
+    "node": st.one_of(kinds.PORTS, kinds.FDB_ENTRIES, kinds.NEIGHBOURS),
 }
 WANTED = st.builds(Wanted, **{name: st.lists(things, max_size=2).map(tuple) for name, things in GROUPS.items()})
+OBJECTS = WANTED.map(objects.to_json)
 RECORDS = st.builds(
-    Record, KEYS, STAGES, TEXT, NUMBERS, NUMBERS, NUMBERS, st.builds(Delegation, TEXT, TEXT, TEXT), WANTED
+    Record,
+    KEYS,
+    STAGES,
+    TEXT,
+    NUMBERS,
+    NUMBERS,
+    NUMBERS,
+    st.builds(Delegation, TEXT, TEXT, TEXT),
+    OBJECTS,
 )
 
 KEY = Key("net", "c1", "eth0", "bridge")
-PLAIN = Record(KEY, record.BEGUN, "/run/netns/a", 4, 4026532000, 17, Delegation("", "", ""), Wanted())
+PLAIN = Record(KEY, record.BEGUN, "/run/netns/a", 4, 4026532000, 17, Delegation("", "", ""), {})
 
 FULL = PLAIN._replace(
     stage=record.COMPLETE,
     delegation=Delegation("host-local", '{"name": "net"}', "IgnoreUnknown=1"),
-    wanted=Wanted(
-        switches=(Switch(Bridge("cni0", "02:00:00:00:00:01", 1500), (Interface.parse("10.0.0.1/24"),)),),
-        settings=(Sysctl("net/ipv4/ip_forward", "1"),),
-        veths=(Veth(KEY.tag, "02:00:00:00:00:02", "eth0", "02:00:00:00:00:03", 1500, "cni0"),),
-        pod=(
-            LinkUp("eth0"),
-            LinkAddress("eth0", Interface.parse("10.0.0.2/24")),
-            LinkRoute("eth0", Network.parse("::/0"), Address.parse("fd00::1"), 1400, 1300, 7, 77, 0),
-        ),
-        node=(BridgePort(KEY.tag, True, False), FdbEntry(KEY.tag, "02:00:00:00:00:03")),
+    objects=objects.to_json(
+        Wanted(
+            switches=(Switch(Bridge("cni0", "02:00:00:00:00:01", 1500), (Interface.parse("10.0.0.1/24"),)),),
+            settings=(Sysctl("net/ipv4/ip_forward", "1"),),
+            veths=(Veth(KEY.tag, "02:00:00:00:00:02", "eth0", "02:00:00:00:00:03", 1500, "cni0"),),
+            pod=(
+                LinkUp("eth0"),
+                LinkAddress("eth0", Interface.parse("10.0.0.2/24")),
+                LinkRoute("eth0", Network.parse("::/0"), Address.parse("fd00::1"), 1400, 1300, 7, 77, 0),
+            ),
+            node=(BridgePort(KEY.tag, True, False), FdbEntry(KEY.tag, "02:00:00:00:00:03")),
+        )
     ),
 )
 
@@ -90,12 +101,13 @@ def test_every_kind_of_object_keeps_its_kind(group: str) -> None:
     @settings(max_examples=30)
     @given(st.lists(GROUPS[group], min_size=1, max_size=3).map(tuple))
     def check(things: tuple[object, ...]) -> None:
-        some = PLAIN._replace(wanted=Wanted(**{group: things}))  # type: ignore[arg-type]
+        wanted = Wanted(**{group: things})  # type: ignore[arg-type]
+        some = PLAIN._replace(objects=objects.to_json(wanted))
 
         found = record.from_json(record.to_json(some, BOOT).encode(), BOOT)
 
         assert found is not None
-        back = getattr(found.wanted, group)
+        back = getattr(objects.wanted_of(found.objects), group)
         assert [(type(one), one) for one in back] == [(type(one), one) for one in things]
 
     check()
@@ -155,7 +167,10 @@ def spots(value: object, path: tuple[object, ...] = ()) -> list[tuple[object, ..
 
 
 def test_a_record_with_something_odd_in_it_is_never_half_understood() -> None:
-    """It counts as absent, unless the odd value is as good as any: then it can be written and read again."""
+    """It counts as absent, unless the odd value is as good as any: then it can be written and read again.
+
+    So do its objects, when somebody asks for them.
+    """
     for *way, last in spots(json_of(FULL)):
         for odd in ODD:
             value = json_of(FULL)
@@ -170,6 +185,32 @@ def test_a_record_with_something_odd_in_it_is_never_half_understood() -> None:
                 assert record.from_json(record.to_json(found, BOOT).encode(), BOOT) == found
                 for texts in (found.key, found.delegation, (found.stage, found.netns)):
                     assert all(isinstance(text, str) for text in texts)
+                wanted = objects.wanted_of(found.objects)
+                if wanted is not None:
+                    assert objects.wanted_of(objects.to_json(wanted)) == wanted
+                    assert objects.switches_of(found.objects) == wanted.switches
+                    assert objects.neighbours_of(found.objects) == [
+                        one for one in wanted.node if isinstance(one, Neighbour)
+                    ]
+
+
+def test_of_neighbours_those_that_can_be_read_are_found_whatever_stands_beside_them() -> None:
+    good = ["neighbour", "cni0", "10.0.0.2", "02:00:00:00:00:03"]
+    beside: list[list[Any]] = [
+        ["neighbour"],
+        ["neighbour", 1, 2, 3],
+        ["neighbour", "cni0", "no address", ""],
+        ["of tomorrow", {}],
+    ]
+
+    found = objects.neighbours_of({"node": [*beside, good], "pod": [["of tomorrow"]]})
+
+    assert found == [Neighbour("cni0", Address.parse("10.0.0.2"), "02:00:00:00:00:03")]
+
+
+def test_what_is_read_of_objects_is_none_where_a_part_of_it_cannot_be_read() -> None:
+    assert objects.wanted_of({"pod": [["of tomorrow"]]}) is None
+    assert objects.switches_of({"switches": [["switch", ["cni0", "02:00:00:00:00:01", 1500], ["nowhere"]]]}) is None
 
 
 def test_a_record_of_an_older_version_has_the_defaults_of_what_came_later() -> None:
@@ -180,7 +221,9 @@ def test_a_record_of_an_older_version_has_the_defaults_of_what_came_later() -> N
     found = read(value)
 
     assert found
-    assert found.wanted.pod == (
+    wanted = objects.wanted_of(found.objects)
+    assert wanted
+    assert wanted.pod == (
         LinkAddress("eth0", Interface.parse("10.1.0.5/16"), dad=False),
         LinkRoute("eth0", Network.parse("0.0.0.0/0"), Address.parse("10.1.0.1")),
     )

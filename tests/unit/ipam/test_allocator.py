@@ -9,24 +9,14 @@ import pytest
 
 from ipam import census
 from ipam.address import Address
-from ipam.allocator import (
-    AllocationError,
-    Exhausted,
-    IsExcluded,
-    IsGateway,
-    Lease,
-    Taken,
-    Unmatched,
-    allocate,
-    assign,
-    collect,
-    release,
-)
+from ipam.allocator import AllocationError, Lease, allocate, assign
+from ipam.errors import Exhausted, IsExcluded, IsGateway, Taken, Unmatched
 from ipam.ranges import Range, RangeSet, exclusion
+from ipam.releasing import collect, release
 from tests.unit.ipam.memory import Memory
 
 if TYPE_CHECKING:
-    from ipam.allocator import Store
+    from ipam.releasing import Store
 
 SMALL = RangeSet.of([Range.parse("10.1.0.0/29")])  # .1 is the gateway, .2 to .6 can be had
 SIX = RangeSet.of([Range.parse("fd00::/64")])

@@ -21,8 +21,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from ipam.address import Address
-from ipam.allocator import Exhausted, Taken, allocate, collect, release
+from ipam.allocator import allocate
+from ipam.errors import Exhausted, Taken
 from ipam.ranges import Range, RangeSet
+from ipam.releasing import collect, release
 from ipam.store import Directory
 from tests.unit.ipam import faults
 

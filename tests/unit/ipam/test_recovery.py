@@ -11,8 +11,10 @@ import pytest
 
 from ipam import recovery
 from ipam.address import Address
-from ipam.allocator import Exhausted, allocate, collect, release
+from ipam.allocator import allocate
+from ipam.errors import Exhausted
 from ipam.ranges import Range, RangeSet
+from ipam.releasing import collect, release
 from ipam.store import Directory
 from tests.unit.ipam import faults
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ipam.address import Address
-from ipam.allocator import allocate, release
+from ipam.allocator import allocate
 from ipam.ranges import Range, RangeSet
+from ipam.releasing import release
 from ipam.store import Busy, Directory
 from tests.unit.ipam import faults
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from ipam.allocator import Store
+    from ipam.releasing import Store
 
 OWNER = "0123abcd\r\neth0"
 OTHER = "4567cdef\r\neth0"

@@ -82,7 +82,7 @@ def test_absent_and_null_leave_everything_empty(absent: dict[str, object]) -> No
     assert conf.ipam.empty
     assert conf.runtime_config.empty
     assert conf.args.empty
-    assert conf.dns.empty
+    assert conf.dns is None
     assert conf.prev_result is None
     assert conf.capabilities == frozenset()
     assert conf.valid_attachments is None
@@ -285,18 +285,20 @@ def test_leaving_goes_without_what_cannot_be_read(case: str) -> None:
     value = WRONG[case][0]
     assert isinstance(value, dict)
 
-    found = NetConf.parse(json.dumps({**LEAST, **value}).encode(), leaving=True)
+    found = NetConf.begun(json.dumps({**LEAST, **value}).encode()).whole(leaving=True)
 
     assert found.name == LEAST["name"]
     assert found.prev_result is None
-    assert found.dns.empty
+    assert found.dns is None
     assert not ({"ipam", "IPAM"} & value.keys()) or not (found.ipam.empty or found.ipam.text("type"))
 
 
 def test_leaving_reads_a_previous_result_that_can_be_read() -> None:
     stdin = json.dumps({**LEAST, "prevResult": {"ips": [{"address": "10.1.0.9/16"}]}}).encode()
 
-    assert NetConf.parse(stdin, leaving=True).prev_result == Result(ips=(IPConfig(Prefixed.parse("10.1.0.9/16")),))
+    assert NetConf.begun(stdin).whole(leaving=True).prev_result == Result(
+        ips=(IPConfig(Prefixed.parse("10.1.0.9/16")),)
+    )
 
 
 @pytest.mark.parametrize("case", [case for case in WRONG if is_needed(case)])
@@ -304,7 +306,7 @@ def test_all_else_that_is_wrong_is_told_on_leaving_too(case: str) -> None:
     value, code, _ = WRONG[case]
     stdin = value if isinstance(value, bytes) else json.dumps({**LEAST, **value}).encode()
 
-    assert refusal(lambda: NetConf.parse(stdin, leaving=True)).code == code
+    assert refusal(lambda: NetConf.begun(stdin)).code == code
 
 
 @pytest.mark.parametrize(

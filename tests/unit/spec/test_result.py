@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cni.spec import parsing
 from cni.spec.errors import DECODING_FAILURE, INCOMPATIBLE_VERSION, INVALID_CONFIG
 from cni.spec.result import DNS, Interface, IPConfig, Result, Route
 from cni.spec.versions import SUPPORTED
@@ -114,22 +115,22 @@ def test_a_result_in_each_version(version: str) -> None:
 
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_a_text_of_each_version_is_understood(version: str) -> None:
-    assert Result.parse(TEXTS[version], "ignored: it has its own") == kept(POD, version)
+    assert parsing.result(TEXTS[version], "ignored: it has its own") == kept(POD, version)
 
 
 @pytest.mark.parametrize("version", SUPPORTED)
 def test_a_result_without_a_version_has_that_of_the_request(version: str) -> None:
     text = {key: value for key, value in TEXTS[version].items() if key != "cniVersion"}
 
-    assert Result.parse(text, version) == kept(POD, version)
-    assert Result.parse({**text, "cniVersion": ""}, version) == kept(POD, version)
+    assert parsing.result(text, version) == kept(POD, version)
+    assert parsing.result({**text, "cniVersion": ""}, version) == kept(POD, version)
 
 
 @pytest.mark.parametrize("version", [*WITH_VERSION, *NEWEST])
 def test_a_result_that_says_nothing_is_nothing_but_its_version(version: str) -> None:
     assert Result().to_object(version) == {"cniVersion": version}
-    assert Result.parse({}, version) == Result()
-    assert Result.parse(None, version) == Result()
+    assert parsing.result({}, version) == Result()
+    assert parsing.result(None, version) == Result()
 
 
 @pytest.mark.parametrize("version", OLDEST)
@@ -140,7 +141,7 @@ def test_the_oldest_versions_need_an_address(version: str, result: Result) -> No
     assert error.code == INVALID_CONFIG
     assert error.msg == "cannot convert: no valid IP addresses"
     assert version in error.details
-    assert Result.parse({}, version) == Result()  # reading is another matter: DEL may bring an empty one
+    assert parsing.result({}, version) == Result()  # reading is another matter: DEL may bring an empty one
 
 
 @pytest.mark.parametrize("version", OLDEST)
@@ -155,12 +156,6 @@ def test_a_result_is_told_in_no_other_version(version: str) -> None:
     assert refusal(POD.to_object, version).code == INCOMPATIBLE_VERSION
 
 
-def test_an_address_knows_its_interface() -> None:
-    assert [POD.interface_of(ip) for ip in POD.ips] == [*POD.interfaces, None]
-    assert POD.interface_of(POD.ips[0]._replace(interface=2)) is None
-    assert POD._replace(interfaces=()).interface_of(POD.ips[0]) is None
-
-
 # --- what is taken and what is refused ---------------------------------------------------------------
 
 
@@ -169,20 +164,20 @@ def test_unknown_keys_are_skipped_everywhere() -> None:
     for one in [text, text["dns"], *text["interfaces"], *text["ips"], *text["routes"]]:
         one["extra"] = {"any": ["thing"]}
 
-    assert Result.parse(text, "1.1.0") == POD
+    assert parsing.result(text, "1.1.0") == POD
 
 
 def test_keys_match_without_regard_to_case() -> None:
     text = {"CNIVersion": "1.1.0", "IPs": [{"Address": "10.1.0.5/16"}], "DNS": {"nameServers": ["a"]}}
 
-    assert Result.parse(text, "0.1.0") == Result(ips=(IPConfig(Prefixed.parse("10.1.0.5/16")),), dns=DNS(("a",)))
+    assert parsing.result(text, "0.1.0") == Result(ips=(IPConfig(Prefixed.parse("10.1.0.5/16")),), dns=DNS(("a",)))
 
 
 @pytest.mark.parametrize("version", WITH_VERSION)
 def test_an_address_without_its_version_is_tolerated(version: str) -> None:
     """The reference's loopback prints such, and its result is the `prevResult` of whatever is chained to it."""
     for said in ({}, {"version": ""}, {"version": None}):
-        result = Result.parse({"ips": [{"address": "127.0.0.1/8", **said}]}, version)
+        result = parsing.result({"ips": [{"address": "127.0.0.1/8", **said}]}, version)
 
         assert result.to_object(version)["ips"] == [{"address": "127.0.0.1/8", "version": "4"}]
 
@@ -192,14 +187,14 @@ def test_null_and_empty_gateways_are_none() -> None:
         ip = {"address": "10.1.0.5/16", "gateway": gateway, "interface": None}
         route = {"dst": "10.0.0.0/8", "gw": gateway, "table": None, "scope": None, "mtu": None}
 
-        result = Result.parse({"ips": [ip], "routes": [route]}, "1.1.0")
+        result = parsing.result({"ips": [ip], "routes": [route]}, "1.1.0")
 
         assert result.ips == (IPConfig(Prefixed.parse("10.1.0.5/16")),)
         assert result.routes == (Route(Network.parse("10.0.0.0/8")),)
 
 
 def test_a_routes_host_bits_are_dropped() -> None:
-    result = Result.parse({"routes": [{"dst": "10.1.2.3/8"}, {"dst": "fd00::1/64"}]}, "1.1.0")
+    result = parsing.result({"routes": [{"dst": "10.1.2.3/8"}, {"dst": "fd00::1/64"}]}, "1.1.0")
 
     assert [str(route.dst) for route in result.routes] == ["10.0.0.0/8", "fd00::/64"]
 
@@ -284,16 +279,16 @@ WRONG: dict[str, tuple[str, object, str]] = {
 def test_what_is_wrong_is_told_with_place_key_and_value(case: str) -> None:
     version, value, message = WRONG[case]
 
-    error = refusal(Result.parse, value, version)
+    error = refusal(parsing.result, value, version)
 
     assert error.code == INVALID_CONFIG
     assert message in error.msg
 
 
 def test_a_result_in_a_version_that_we_do_not_speak_is_refused() -> None:
-    assert refusal(Result.parse, {"cniVersion": "1.2.0"}, "1.1.0").code == INCOMPATIBLE_VERSION
-    assert refusal(Result.parse, {"cniVersion": "x"}, "1.1.0").code == DECODING_FAILURE
-    assert refusal(Result.parse, {}, "1.2.0", "delegate's result").msg == (
+    assert refusal(parsing.result, {"cniVersion": "1.2.0"}, "1.1.0").code == INCOMPATIBLE_VERSION
+    assert refusal(parsing.result, {"cniVersion": "x"}, "1.1.0").code == DECODING_FAILURE
+    assert refusal(parsing.result, {}, "1.2.0", "delegate's result").msg == (
         'delegate\'s result: unsupported CNI result version "1.2.0"'
     )
 
@@ -358,7 +353,7 @@ def kept(result: Result, version: str) -> Result:
 
 
 def through(result: Result, version: str) -> Result:
-    return Result.parse(json.loads(result.to_json(version)), "1.1.0")
+    return parsing.result(json.loads(result.to_json(version)), "1.1.0")
 
 
 @given(RESULTS, st.sampled_from(SUPPORTED))
@@ -389,7 +384,7 @@ def test_reading_and_writing_again_gives_the_same_text(result: Result, version: 
         return
     text = result.to_json(version)
 
-    assert Result.parse(json.loads(text), version).to_json(version) == text
+    assert parsing.result(json.loads(text), version).to_json(version) == text
 
 
 @given(RESULTS)

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cni.addresses import NoAddresses
 from cni.attach import reaper
 from cni.attach.node import Node
 from cni.kernel import link
 from cni.kernel.netlink import NLMSG_ERROR, Socket, messages
 from cni.kernel.netns import Netns
 from cni.kernel.ports import Veth
+from cni.noaddresses import NoAddresses
 from tests import leaks, namespaces
 from tests.verbs.networks import Network, addresses, port
 from tests.vm.guest.pods import left, links
@@ -95,7 +95,8 @@ def test_a_deletion_is_answered_at_the_announcement(netns: Path, tmp_path: Path)
         for _ in range(5):
             node.nl.do(veth.make(pod.fd, 0))
 
-            reaper.delete(node, link.need(node.nl, "port"))
+            with reaper.Deleting(node, link.need(node.nl, "port")):
+                pass
 
             assert not link.find(node.nl, "port")
             node.settle()

@@ -1,0 +1,92 @@
+"""ADD: makes what the features want, over objects and without knowing any feature.
+
+    lock ▸ record begun ▸ addresses ▸ record planned ▸ shared ▸ veth ▸ in the pod ▸ on the node ▸ record complete
+
+Whatever fails on the way, what was made until then is taken away by `removing.remove`, which is what DEL and GC run,
+from the same record. So there is one undo, and a process that dies anywhere leaves a record from which the next DEL,
+GC or ADD of the same attachment goes on.
+
+Nothing here reads the environment, prints, or depends on being called once in a process. Raises CNIError for what it
+decides itself, and NetlinkError or OSError for what the kernel or the file system refuses.
+"""
+
+from __future__ import annotations
+
+from cni.attach import making, objects, record, sandbox, shared
+from cni.attach.call import pod_of, result_of, wanted_of
+from cni.attach.record import Record
+from cni.kernel.netns import LostThreadError
+from cni.spec.errors import ALREADY_ATTACHED, CNIError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.attach.call import Call
+    from cni.attach.node import Node
+    from cni.spec.result import Result
+    from cni.wanted import Key
+
+
+def add(node: Node, call: Call) -> Result:
+    """Attaches the pod. An attachment that lives already is an error, and nothing of it is touched."""
+    with sandbox.require(call.netns, node.home, call.own_netns_is_fine) as pod_side:
+        node.prepare(adding=True)
+        with node.lock(call.key):
+            cookie = pod_side.nl.netns_cookie()
+            _clear_remains(node, call.key, pod_side, cookie)
+            now = node.records.write(Record.begun(call.key, pod_side.netns, cookie, call.addresses.delegation))
+            try:
+                leased = call.addresses.acquire(call.key, call.netns)
+                pod = pod_of(node, call, leased)
+                wanted = wanted_of(call, pod)
+                # What can't be told or made is refused while there is nothing but the lease to undo.
+                result_of(call, wanted, (), leased.dns)
+                if any(ip.address.address.version == 6 for ip in leased.ips):
+                    shared.require_ipv6()
+                now = node.records.write(now.planned(objects.to_json(wanted)))
+                switches = {
+                    switch.bridge.name: shared.ensure_switch(node, switch, pod.seen[switch.bridge.name])
+                    for switch in wanted.switches
+                }
+                if any(found.mac != pod.seen[name].mac for name, found in switches.items()):
+                    # Somebody else made the bridge a moment ago, and who seeds its MAC must know the true one.
+                    wanted = wanted_of(call, pod._replace(seen=switches))
+                    now = now.planned(objects.to_json(wanted))
+                for setting in wanted.settings:
+                    shared.ensure_setting(node, setting)
+                reported = making.make(node, pod_side, call.key, wanted, switches)
+                result = result_of(call, wanted, reported, leased.dns)
+                node.records.write(now.complete())
+            except LostThreadError:
+                raise  # this thread may do nothing more, and the record is there for the next call
+            except BaseException as error:
+                _roll_back(node, now, error)
+                raise
+            return result
+
+
+def _clear_remains(node: Node, key: Key, pod_side: sandbox.Sandbox, cookie: int) -> None:
+    """An attachment of this key that lives is an error; one that began, died or was leaving is removed first."""
+    old = node.records.read(key)
+    if not old:
+        return
+    # At the same path may be another namespace by now, even with the inode number of the one that was.
+    gone = old.netns == pod_side.netns.path and not record.is_in(old, pod_side.netns, cookie)
+    if old.stage == record.COMPLETE and record.lives(old) and not gone:
+        raise CNIError(
+            ALREADY_ATTACHED,
+            f"{key.ifname} of container {key.container_id} is attached to network {key.network} already",
+            f"its namespace {old.netns} exists, so nothing was changed; DEL it first",
+        )
+    from cni.attach import removing
+
+    removing.remove(node, old)
+
+
+def _roll_back(node: Node, begun: Record, error: BaseException) -> None:
+    """Takes away what was made. Should that fail too, the record stays, and the first error tells of the second."""
+    from cni.attach import removing
+
+    try:
+        removing.remove(node, begun)
+    except (CNIError, OSError) as second:
+        error.add_note(f"what was made could not be taken away either ({second}); a DEL will try again")

@@ -1,0 +1,73 @@
+"""One call for one attachment, and the pod that it is about."""
+
+from __future__ import annotations
+
+from cni.lean import NamedTuple, posix
+from cni.wanted import Pod, Wanted
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.attach.node import Node
+    from cni.spec.result import DNS, IPConfig, Result
+    from cni.wanted import Addresses, Feature, Key
+
+
+class Call(NamedTuple):
+    """One call for one attachment, parsed."""
+
+    key: Key
+    netns: str
+    """CNI_NETNS; "" where a DEL has none."""
+    own_netns_is_fine: bool
+    """CNI_NETNS_OVERRIDE."""
+    cni_version: str
+    features: tuple[Feature, ...]
+    addresses: Addresses
+    prev: Result | None
+    dns: DNS | None
+    """Overrides what IPAM says."""
+
+
+def pod_of(node: Node, call: Call, leased: Result) -> Pod:
+    """Chooses all that is left to choose: the MACs."""
+    from cni.attach import shared
+
+    bridges = [bridge for feature in call.features for bridge in feature.needs]
+    return Pod(
+        key=call.key,
+        netns=call.netns,
+        ifname=call.key.ifname,
+        tag=call.key.tag,
+        mac=next((feature.mac for feature in call.features if feature.mac), "") or _new_mac(),
+        host_mac=_new_mac(),
+        ips=leased.ips,
+        routes=leased.routes,
+        seen={bridge.name: shared.look(node, bridge) for bridge in bridges},
+    )
+
+
+def _new_mac() -> str:
+    """A random one, unicast and locally administered (IEEE 802: the two lowest bits of the first byte)."""
+    octets = posix.urandom(6)
+    return bytes([octets[0] & 0xFC | 0x02, *octets[1:]]).hex(":")
+
+
+def wanted_of(call: Call, pod: Pod) -> Wanted:
+    wanted = Wanted()
+    for feature in call.features:
+        wanted = wanted.and_also(feature.wanted(pod))
+    return wanted
+
+
+def result_of(call: Call, wanted: Wanted, reported: tuple[IPConfig, ...], dns: DNS) -> Result:
+    """The result of the ADD; in a chain, what there was before and us. CNIError if the version can't hold it."""
+    from cni.spec.result import Result
+
+    ours = Wanted(interfaces=wanted.interfaces, ips=wanted.ips + reported, routes=wanted.routes)
+    if call.prev:
+        before = Wanted(interfaces=call.prev.interfaces, ips=call.prev.ips, routes=call.prev.routes)
+        ours = before.and_also(ours)
+        dns = call.prev.dns if dns.empty else dns
+    result = Result(ours.interfaces, ours.ips, ours.routes, call.dns or dns)
+    result.to_object(call.cni_version)
+    return result

@@ -1,0 +1,55 @@
+"""Detaching what has no record: what others attached, and what lost it."""
+
+from __future__ import annotations
+
+from cni.attach import sandbox
+from cni.attach.removing import Failures, deleting_port
+from cni.kernel import inet
+from cni.kernel import link as links
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from cni.attach.call import Call
+    from cni.attach.node import Node
+    from cni.kernel.link import Link
+    from cni.spec.result import Result
+
+
+def remove(node: Node, call: Call) -> None:
+    """Without a record: what bears our tag, or else what the previous result says was made for this attachment.
+
+    So a pod that the reference plugins attached is detached by us. An interface of that name which neither
+    knows of was never this network's, and stays.
+    """
+    failures = Failures()
+    with failures, deleting_port(node, call.key):
+        pass
+    if call.prev:
+        with failures:
+            _delete_in_pod(node, call, call.prev)
+    failures.end()
+    call.addresses.release(call.key, call.netns)
+    node.records.remove(call.key)  # one that could not be read
+
+
+def _delete_in_pod(node: Node, call: Call, prev: Result) -> None:
+    pod_side = sandbox.find(call.netns, node.home, call.own_netns_is_fine)
+    if pod_side:
+        with pod_side:
+            found = links.find(pod_side.nl, call.key.ifname)
+            if found and found.kind == "veth" and _is_told(pod_side, found, prev):
+                pod_side.nl.do(links.drop(found.ifindex, found.name))
+
+
+def _is_told(pod_side: sandbox.Sandbox, found: Link, prev: Result) -> bool:
+    """Whether a link of the pod is the one that a result tells of: another may have come into its name since.
+
+    By its MAC, or else by an address: a chained plugin that had changed the MAC has given it back by now.
+    """
+    for i, told in enumerate(prev.interfaces):
+        if told.name == found.name and told.sandbox:
+            ips = [ip.address for ip in prev.ips if ip.interface == i]
+            if told.mac.lower() == found.mac or not (told.mac or ips):
+                return True
+            return any(there.address in ips for there in inet.addresses(pod_side.nl, found.ifindex))
+    return False
