@@ -20,16 +20,13 @@ import importlib
 import json
 import mmap
 import os
-import pkgutil
 import select
 import signal
 import socket
 import sys
 import types
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
-
-import cni
-import ipam
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -59,6 +56,7 @@ JOURNAL_BYTES = 1 << 16
 
 CLONE_NEWNET = 0x40000000  # linux/sched.h
 
+TOP = Path(__file__).resolve().parents[2]
 _COLD = ("cni.cli", "cni.runtime", "cni.__main__")
 """What no call of a runtime imports."""
 _MOST_DESCRIPTORS = 256
@@ -254,10 +252,10 @@ def serve(requests: socket.socket) -> None:
     """Runs a plugin for each request, any number at once, until nobody can ask any more."""
     seam = Seam()
     seam.put_in_place()
-    for package in (cni, ipam):
-        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
-            if not module.name.startswith(_COLD):
-                importlib.import_module(module.name)
+    for path in sorted(path for package in ("cni", "ipam") for path in (TOP / package).rglob("*.py")):
+        module = ".".join(path.relative_to(TOP).with_suffix("").parts).removesuffix(".__init__")
+        if not module.startswith(_COLD):
+            importlib.import_module(module)
     importlib.import_module("traceback")  # which a call would import at its worst moment
     running: dict[int, tuple[int, int]] = {}
     poll = select.poll()
