@@ -33,6 +33,12 @@ PACKAGES = ("cni", "ipam", "install")
 LOADER = "install.loader"
 FOR_PEOPLE = ("cni.cli", "cni.runtime", "install")
 """Packages that no call of a runtime imports."""
+_EITHER = ("cni.__main__", "cni.plugin", "cni.addresses", "cni.attach.node", "cni.hostlocal")
+CALLS = {
+    "ADD": (*_EITHER, "cni.attach.adding", "cni.features.bridge", "cni.hostlocal.plan", "ipam.allocator"),
+    "DEL": (*_EITHER, "cni.attach.removing", "cni.kernel.neighbour"),
+}
+"""What the calls that a pod waits for import, besides what these modules import in turn."""
 NAMES = ("podwire", "bridge", "loopback", "host-local")
 """What a complete CNI bin directory has."""
 
@@ -178,19 +184,31 @@ class Imports(ast.NodeVisitor):
 
 
 def parts_of(modules: Mapping[str, Module]) -> list[list[str]]:
-    """Which modules are unmarshalled at once: those of one package.
+    """Which modules are unmarshalled at once: those of one package that the same calls need.
 
     Each by itself is slower (what they share is made again and again), and all of them as one object too (they
-    are read into fresh memory, which costs more than the reading). But what is only imported in functions goes
-    by itself, since most calls don't import it: a feature, a command, the caller of delegates. So does what only
-    commands for people import.
+    are read into fresh memory, which costs more than the reading). What none of these calls needs goes by itself: a
+    command, another feature, the caller of delegates.
     """
-    needed = {one for name, module in modules.items() if not name.startswith(FOR_PEOPLE) for one in module.needs}
-    parts: dict[str, list[str]] = {}
+    needed = {call: needs_of(modules, roots) for call, roots in CALLS.items()}
+    parts: dict[object, list[str]] = {}
     for name, module in modules.items():
         package = name if module.file.endswith("/__init__.py") else name.rpartition(".")[0]
-        parts.setdefault(package if name in needed else name, []).append(name)
+        calls = tuple([call for call, names in needed.items() if name in names])
+        parts.setdefault((calls, package) if calls else name, []).append(name)
     return list(parts.values())
+
+
+def needs_of(modules: Mapping[str, Module], roots: Iterable[str]) -> set[str]:
+    """These modules, and all that has to be executed before them."""
+    needed: set[str] = set()
+    left = [root for root in roots if root in modules]
+    while left:
+        name = left.pop()
+        if name not in needed:
+            needed.add(name)
+            left += modules[name].needs
+    return needed
 
 
 def build(root: Path, known: Sequence[Interpreter]) -> bytes:

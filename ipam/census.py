@@ -1,4 +1,4 @@
-"""How many addresses there are and how many of them are held: for who asks, not for who wants one."""
+"""How many addresses there are and how many of them are held: for those who ask, not for those who want one."""
 
 from __future__ import annotations
 

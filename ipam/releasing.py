@@ -1,4 +1,4 @@
-"""Addresses given back: by who holds them, or by others for who is gone. Pure over the `Store` interface."""
+"""Addresses given back: by their holders, or by others once these are gone. Pure over the `Store` interface."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Node:
         self.home.close()
 
     def settle(self) -> None:
-        """Waits for the helpers: for who lives on after a call. Those of a process that exits are reaped by another."""
+        """Waits for the helpers: for a caller that lives on. Those of a process that exits are reaped by another."""
         while self.helpers:
             try:
                 posix.waitpid(self.helpers.pop(), 0)
@@ -107,14 +107,14 @@ class Node:
         return self._lock(key.hash, f"attachment {key}")
 
     def lock_of(self, tag: str) -> Lock:
-        """The lock of the attachment that bears this tag, for who knows nothing else of it."""
+        """The lock of the attachment that bears this tag, for whoever knows nothing else of it."""
         return self._lock(hash_of(tag), f"the attachment of {tag}")
 
     def _lock(self, place: int, what: str) -> Lock:
         return Lock(f"{self.run_dir}/attachments.lock", place, what)
 
     def keep_before(self, sysctl: str, value: str) -> None:
-        """Notes, once, what a setting of the node was before we changed it: for who takes us off the node again."""
+        """Notes, once, what a setting of the node was before we changed it: for whoever takes us off the node again."""
         folder = f"{self.run_dir}/before"
         path = f"{folder}/{sysctl.replace('/', ':')}"
         make_dirs(folder)

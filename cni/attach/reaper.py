@@ -80,13 +80,13 @@ class Deleting:
         self._sequence = nl.reserve()
         if not echo:
             self._monitor = Socket(groups=RTMGRP_LINK)
+        request = links.drop(found.ifindex, found.name)
         self._reader, writer = posix.pipe2(posix.O_CLOEXEC)
         # No signal in between, or an interrupt would make a second caller of the helper; which goes on without them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             helper = posix.fork()
             if not helper:
-                request = links.drop(found.ifindex, found.name)
                 _help(nl, request, self._sequence, NLM_F_ACK | (NLM_F_ECHO if echo else 0), writer)
             self._node.helpers.append(helper)
             self._helped = True

@@ -56,9 +56,10 @@ def remove(node: Node, old: Record) -> None:
             pass
     failures = Failures()
     with failures, deleting_port(node, old.key):
-        # Here, since the kernel takes as long as it takes to import what releases.
+        # Here, since the kernel takes as long as it takes to import what these need.
         addresses = node.reopen(old.delegation)
-    for seed in objects.neighbours_of(old.objects):  # all else went with the port
+        seeds = objects.neighbours_of(old.objects)
+    for seed in seeds:  # all else went with the port
         with failures:
             _drop_neighbour(node, seed)
     failures.end()

@@ -1,7 +1,7 @@
 """What the attachments of a node share: bridges with their gateway addresses, and settings of the node.
 
 They are *ensured*: made where they are missing, and never taken away with an attachment. The usual case, all
-is there, costs a question each. How a setting was before us is noted once, for who takes us off the node.
+is there, costs a question each. How a setting was before us is noted once, for whoever takes us off the node.
 """
 
 from __future__ import annotations

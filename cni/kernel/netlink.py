@@ -65,7 +65,7 @@ _DUMP_TRIES = 5
 AF_BRIDGE: Final = 7
 FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 
-# The ways in which the kernel says "that is not here": for who wants it gone, each is a success.
+# The ways in which the kernel says "that is not here": for whoever wants it gone, each is a success.
 ABSENT: Final = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO})
 # What kernels without IPv6 say of anything in it.
 NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EPFNOSUPPORT})
@@ -342,7 +342,7 @@ class Socket:
         return self._sequence | _RESERVED
 
     def send(self, request: Request, sequence: int, flags: int = NLM_F_ACK) -> None:
-        """Sends one request without reading the answer: that is for who reserved the sequence number."""
+        """Sends one request without reading the answer: that is for whoever reserved the sequence number."""
         self._send(frame(request, sequence, flags))
 
     def receive(self, what: str = "netlink", flags: int = 0) -> bytes:

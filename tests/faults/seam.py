@@ -96,7 +96,7 @@ NONE = Fault(-1, 0)
 
 
 class Journal:
-    """The names of the steps, for who reads them when we are dead: ours, and in the second half our helper's."""
+    """The names of the steps, for whoever reads them when we are dead: ours, and in the second half our helper's."""
 
     def __init__(self, fd: int) -> None:
         # Mapped, since the helper closes every descriptor.

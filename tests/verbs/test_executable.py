@@ -631,7 +631,7 @@ def test_the_build_can_be_told_for_which_interpreters(variable: bool, tmp_path: 
     assert re.findall(rb"p,n={(.*?):", (tmp_path / "bin/a").read_bytes()) == [b'"cpython-311"']
 
 
-def test_modules_are_unmarshalled_by_package_and_what_is_seldom_imported_by_itself() -> None:
+def test_modules_are_unmarshalled_with_those_that_the_same_calls_need(monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {
         "cni/__init__.py": "",
         "cni/a.py": "import cni.b",
@@ -639,8 +639,10 @@ def test_modules_are_unmarshalled_by_package_and_what_is_seldom_imported_by_itse
         "cni/c.py": "def seldom():\n    from cni.d import x",
         "cni/d.py": "TYPE_CHECKING = False\nif TYPE_CHECKING:\n    import cni.a\nelse:\n    from cni.e import x",
         "cni/e.py": "x = 1",
+        "cni/f.py": "import ipam",
         "ipam/__init__.py": "",
     }
+    monkeypatch.setattr(executable, "CALLS", {"ADD": ("cni.a", "cni.f"), "DEL": ("cni.c", "cni.f")})
 
     modules = executable.modules_of(texts)
 
@@ -651,6 +653,13 @@ def test_modules_are_unmarshalled_by_package_and_what_is_seldom_imported_by_itse
         "cni.c": ("cni",),
         "cni.d": ("cni", "cni.e"),
         "cni.e": ("cni",),
+        "cni.f": ("cni", "ipam"),
         "ipam": (),
     }
-    assert executable.parts_of(modules) == [["cni", "cni.b", "cni.c", "cni.e"], ["cni.a"], ["cni.d"], ["ipam"]]
+    assert executable.parts_of(modules) == [
+        ["cni", "cni.c", "cni.f"],  # of both
+        ["cni.a", "cni.b"],  # of an ADD
+        ["cni.d"],  # of neither
+        ["cni.e"],
+        ["ipam"],  # of both, and another package
+    ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,6 @@ from tests.verbs.networks import Network, host_local
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tests.calls import Exec
 
@@ -131,6 +131,15 @@ def test_add_and_del_import_what_stands_here_and_nothing_else(
     watched_lan.but(prevResult=result).delete(netns=netns)
     assert watched.modules == DEL
     assert watched.compiled == set()
+
+
+def test_the_build_knows_what_each_of_these_calls_imports() -> None:
+    """So that what is unmarshalled is what is executed."""
+    modules = executable.modules_of(executable.sources(Path(executable.__file__).parents[1]))
+
+    for call, imported in (("ADD", ADD), ("DEL", DEL)):
+        ours = {name for name in imported if name.startswith(("cni", "ipam"))}
+        assert executable.needs_of(modules, executable.CALLS[call]) == ours
 
 
 MAY = {

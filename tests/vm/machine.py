@@ -200,7 +200,7 @@ class Reports:
         found = [report for test, report in self.reports.items() if test == name or test.startswith(parts)]
         failed = [f"{report.test}: {report.outcome}\n{report.text}" for report in found if report.outcome not in FINE]
         if not found or any(report.outcome == NEVER_RAN for report in found):
-            # What a panic prints after its first line is for who debugs the kernel.
+            # What a panic prints after its first line is for those who debug the kernel.
             said = self.console.read_text(errors="replace").partition("Call Trace:")[0]
             failed.append(
                 "\n".join(["the machine stopped before it was done; its last words:", *said.splitlines()[-15:]])
