@@ -9,8 +9,8 @@ A network without `ipam` has no addresses (L2), and all the verbs succeed at not
 
 from __future__ import annotations
 
+from cni.key import Delegation
 from cni.spec.errors import CNIError
-from cni.wanted import Delegation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from cni.wanted import Delegation, Key
+    from cni.key import Delegation, Key
 
 
 class Delegate:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from typing import Final, Self
 
-    from cni.wanted import Key
+    from cni.key import Key
 
 MAX_OUTPUT_BYTES: Final = 8 << 20
 """As much as we accept as a configuration ourselves."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from cni.key import Delegation
 from cni.spec.result import Result
-from cni.wanted import Delegation
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from cni.key import Key
     from cni.spec.errors import CNIError
-    from cni.wanted import Key
 
 
 class NoAddresses:

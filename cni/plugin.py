@@ -6,6 +6,7 @@ nothing. What else there is to say goes to stderr, which runtimes log. Nothing b
 
 from __future__ import annotations
 
+from cni.key import Key
 from cni.lean import dumps, loads, posix
 from cni.plugins import HOST_LOCAL, NAMES, PLUGINS
 from cni.spec import versions
@@ -18,7 +19,6 @@ from cni.spec.errors import (
 )
 from cni.spec.netconf import NetConf, read_stdin, spoken
 from cni.spec.request import Request
-from cni.wanted import Key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.attach.call import Call
     from cni.attach.node import Node
+    from cni.key import Key
     from cni.spec.result import Result
-    from cni.wanted import Key
 
 
 def add(node: Node, call: Call) -> Result:

@@ -8,8 +8,9 @@ from cni.wanted import Pod, Wanted
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.attach.node import Node
+    from cni.key import Key
     from cni.spec.result import DNS, IPConfig, Result
-    from cni.wanted import Addresses, Feature, Key
+    from cni.wanted import Addresses, Feature
 
 
 class Call(NamedTuple):

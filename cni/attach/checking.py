@@ -10,7 +10,7 @@ Everything that is missing is named, not the first only: in the words of the req
 
 from __future__ import annotations
 
-from cni.attach import objects, record, sandbox
+from cni.attach import reading, record, sandbox
 from cni.kernel import inet
 from cni.kernel import link as links
 from cni.kernel.inet import LinkRoute
@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from cni.attach.sandbox import Sandbox
     from cni.kernel.netlink import Socket
     from cni.kernel.ports import Veth
+    from cni.key import Key
     from cni.spec.result import Result
-    from cni.wanted import Key, LinkObject, Switch
+    from cni.wanted import LinkObject, Switch
 
 
 def check(node: Node, call: Call) -> None:
@@ -134,7 +135,7 @@ def _of_record(node: Node, pod_side: Sandbox, old: Record) -> list[str]:
     missing = []
     if not record.is_in(old, pod_side.netns, pod_side.nl.netns_cookie()):
         missing.append(f"it was attached to another namespace, then at {old.netns}")
-    wanted = objects.wanted_of(old.objects)
+    wanted = reading.wanted_of(old.objects)
     if not wanted:
         return [*missing, "its record, which can't be understood"]
     for switch in wanted.switches:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cni.attach.removing import Failures, deleting_port, remove
 from cni.kernel import link as links
-from cni.wanted import Key
+from cni.key import Key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

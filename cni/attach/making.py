@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from cni.attach.sandbox import Sandbox
     from cni.kernel.link import Link
     from cni.kernel.ports import Veth
-    from cni.wanted import Key, Wanted
+    from cni.key import Key
+    from cni.wanted import Wanted
     from ipam.address import Interface
 
 _ADDRESS_PATIENCE_S: Final = 10.0

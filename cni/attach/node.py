@@ -14,15 +14,16 @@ from cni.attach.locks import Lock
 from cni.attach.record import Records, make_dirs, read_file, unlink, write_all
 from cni.kernel.netlink import Socket
 from cni.kernel.netns import Netns
+from cni.key import hash_of
 from cni.lean import posix
-from cni.wanted import hash_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final, Self
 
-    from cni.wanted import Addresses, Delegation, Key
+    from cni.key import Delegation, Key
+    from cni.wanted import Addresses
 
 DEFAULT_RUN_DIR: Final = "/run/podwire"
 _RECORD_BYTES: Final = 4096

@@ -18,9 +18,9 @@ from __future__ import annotations
 import errno
 
 from cni.kernel.netns import is_netns
+from cni.key import Delegation, Key, is_tag
 from cni.lean import JSONError, NamedTuple, dumps, loads, posix
 from cni.spec.errors import INVALID_ENVIRONMENT, CNIError
-from cni.wanted import Delegation, Key, is_tag
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

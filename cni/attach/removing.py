@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cni.attach.node import Node
     from cni.attach.record import Record
     from cni.kernel.neighbour import Neighbour
-    from cni.wanted import Key
+    from cni.key import Key
 
 
 def delete(node: Node, key: Key, netns: str, own_netns_is_fine: bool, call: Callable[[], Call]) -> None:

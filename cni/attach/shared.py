@@ -16,14 +16,15 @@ from cni.kernel.link import Link
 from cni.kernel.netlink import NetlinkError
 from cni.kernel.ports import Bridge, LinkUp
 from cni.kernel.sysctl import Sysctl, read
+from cni.key import fnv1a
 from cni.spec.errors import CONFLICT, CNIError
-from cni.wanted import Switch, fnv1a
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final
 
     from cni.attach.node import Node
+    from cni.wanted import Switch
 
 _ETHERNET_MTU: Final = 1500
 _IPV6_FORWARDING: Final = "net/ipv6/conf/all/forwarding"

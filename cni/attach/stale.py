@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from cni.attach import objects
+from cni.attach import reading
 from cni.attach.record import lives
 from cni.kernel import inet
 from cni.kernel import link as links
@@ -72,7 +72,7 @@ def _user_of(node: Node, bridge: Link, gateway: Interface) -> str:
         ours.add(record.key.tag)
         if not lives(record):
             continue  # its pod is gone, whether or not anybody has told us yet
-        switches = objects.switches_of(record.objects)
+        switches = reading.switches_of(record.objects)
         # What can't be understood may live by any.
         if switches is None or (bridge.name, gateway) in [
             (one.bridge.name, g) for one in switches for g in one.gateways

@@ -16,10 +16,10 @@ from __future__ import annotations
 
 from errno import ENOENT, ENOTDIR
 
+from cni.key import Delegation
 from cni.lean import JSONError, loads
 from cni.spec.errors import CNIError
 from cni.spec.section import Section
-from cni.wanted import Delegation
 from ipam import releasing
 from ipam.store import Busy, Directory
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from typing import Final, NoReturn, Self
 
+    from cni.key import Key
     from cni.spec.netconf import NetConf
     from cni.spec.result import Result
-    from cni.wanted import Key
 
     Departed = Callable[[str], Collection[tuple[str, str]]]
     """The attachments of a network that are gone for certain: (container ID, interface name)."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cni.hostlocal import HostLocal
+from cni.key import Key
 from cni.spec.errors import INVALID_CONFIG, CNIError
-from cni.wanted import Key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

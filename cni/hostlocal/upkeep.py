@@ -13,9 +13,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Sequence
 
+    from cni.key import Key
     from cni.spec.netconf import NetConf
     from cni.spec.result import Result
-    from cni.wanted import Key
     from ipam.address import Address
     from ipam.ranges import RangeSet
     from ipam.store import Directory

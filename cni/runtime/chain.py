@@ -27,13 +27,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cni import invoke
+from cni.key import Key
 from cni.lean import JSONError, dumps, loads
 from cni.runtime.cache import Cached, Corrupt
 from cni.runtime.conflist import Network
 from cni.spec import parsing, versions
 from cni.spec.errors import ALREADY_ATTACHED, DECODING_FAILURE, INVALID_ENVIRONMENT, UNKNOWN_CONTAINER, CNIError, shown
 from cni.spec.request import require_container_id, require_ifname
-from cni.wanted import Key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from cni.kernel.link import Link
-    from cni.wanted import Addresses, Delegation
+    from cni.key import Delegation
+    from cni.wanted import Addresses
     from tests.faults.scene import Scene
 
     OnBench = Callable[[Callable[["Bench"], None]], None]

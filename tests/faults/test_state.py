@@ -19,7 +19,7 @@ from cni.attach import node as nodes
 from cni.attach import shared
 from cni.attach.locks import Lock
 from cni.attach.node import Node
-from cni.wanted import Key, fnv1a
+from cni.key import Key, fnv1a
 from ipam.store import Directory
 from tests import namespaces, oracle
 from tests.faults.scene import dual_stack

@@ -11,6 +11,7 @@ from cni import addresses, hostlocal, invoke
 from cni.delegate import Delegate
 from cni.hostlocal import HostLocal
 from cni.hostlocal.plan import Plan
+from cni.key import Delegation, Key
 from cni.noaddresses import NoAddresses
 from cni.spec import parsing
 from cni.spec.errors import (
@@ -27,7 +28,6 @@ from cni.spec.errors import (
 )
 from cni.spec.netconf import NetConf
 from cni.spec.result import DNS, Result
-from cni.wanted import Delegation, Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cni import invoke
+from cni.key import Key
 from cni.spec.errors import DELEGATE_FAILED, INVALID_CONFIG, INVALID_ENVIRONMENT, CNIError
-from cni.wanted import Key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

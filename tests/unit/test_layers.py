@@ -20,28 +20,29 @@ TOP = Path(__file__).resolve().parents[2]
 
 # Unit (a module, or a package with all that is in it) → the units that it may import besides itself.
 # A module belongs to the longest name that fits. Imports for the type checker count.
-POD = "cni.lean ipam.address cni.spec cni.kernel cni.wanted"
+POD = "cni.lean ipam.address cni.spec cni.kernel cni.key cni.wanted"
 LAYERS = {
     "cni.lean": "",
     "cni.boot": "cni.lean",
     "ipam.address": "cni.lean",
     "cni.spec": "cni.lean ipam.address",
     "cni.kernel": "cni.lean ipam.address cni.spec",
-    "cni.wanted": "cni.lean ipam.address cni.spec cni.kernel",
+    "cni.key": "cni.lean",
+    "cni.wanted": "cni.lean ipam.address cni.spec cni.kernel cni.key",
     "cni.features": POD,
     "cni.plugins": f"{POD} cni.features",
     "cni.attach": f"{POD} cni.boot",
     "ipam": "cni.lean ipam.address",
-    "cni.invoke": "cni.lean cni.spec cni.wanted",
-    "cni.hostlocal": "cni.lean ipam.address cni.spec cni.wanted ipam",
-    "cni.delegate": "cni.lean cni.spec cni.wanted cni.invoke",
-    "cni.noaddresses": "cni.spec cni.wanted",
-    "cni.addresses": "cni.spec cni.wanted cni.hostlocal cni.delegate cni.noaddresses",
+    "cni.invoke": "cni.lean cni.spec cni.key",
+    "cni.hostlocal": "cni.lean ipam.address cni.spec cni.key ipam",
+    "cni.delegate": "cni.lean cni.spec cni.key cni.invoke",
+    "cni.noaddresses": "cni.spec cni.key",
+    "cni.addresses": "cni.spec cni.key cni.wanted cni.hostlocal cni.delegate cni.noaddresses",
     "cni.failing": "cni.spec cni.kernel",
     "cni.plugin": f"{POD} cni.boot cni.attach cni.plugins cni.addresses cni.hostlocal cni.failing",
     "cni.__main__": "cni.lean cni.plugin cni.cli",
     # For people: not on the path of a pod, and imported by nothing that is.
-    "cni.runtime": "cni.lean ipam.address cni.spec cni.wanted cni.invoke",
+    "cni.runtime": "cni.lean ipam.address cni.spec cni.key cni.invoke",
     "cni.cli": f"{POD} cni.boot cni.attach cni.noaddresses cni.hostlocal cni.runtime ipam install",
     "install": f"{POD} cni.__main__",
     "cni": "",

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cni.key import Key, fnv1a, hash_of, is_tag
 from cni.spec.result import Interface, IPConfig
-from cni.wanted import Key, Wanted, fnv1a, hash_of, is_tag
+from cni.wanted import Wanted
 from ipam.address import Interface as Prefixed
 
 WORDS = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)

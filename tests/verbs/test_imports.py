@@ -29,7 +29,7 @@ COMMON = {
     "cni", "cni.__main__", "cni.addresses", "cni.attach", "cni.attach.locks", "cni.attach.node", "cni.attach.objects",
     "cni.attach.record", "cni.boot", "cni.hostlocal", "cni.kernel", "cni.kernel.link", "cni.kernel.netlink",
     "cni.kernel.netns", "cni.lean", "cni.plugin", "cni.plugins", "cni.spec", "cni.spec.errors", "cni.spec.netconf",
-    "cni.spec.request", "cni.spec.section", "cni.spec.versions", "cni.wanted", "ipam", "ipam.address", "ipam.index",
+    "cni.spec.request", "cni.spec.section", "cni.spec.versions", "cni.key", "ipam", "ipam.address", "ipam.index",
     "ipam.releasing", "ipam.store",
     # the interpreter's own, in C
     "_collections", "_json", "_socket", "_struct", "errno", "fcntl", "gc", "select",
@@ -37,7 +37,7 @@ COMMON = {
 ADD = COMMON | {
     "cni.attach.adding", "cni.attach.call", "cni.attach.making", "cni.attach.sandbox", "cni.attach.shared",
     "cni.features", "cni.features.bridge", "cni.hostlocal.plan", "cni.kernel.inet", "cni.kernel.neighbour",
-    "cni.kernel.ports", "cni.kernel.sysctl", "cni.spec.result", "ipam.allocator", "ipam.ranges",
+    "cni.kernel.ports", "cni.kernel.sysctl", "cni.spec.result", "cni.wanted", "ipam.allocator", "ipam.ranges",
 }  # fmt: skip
 """The modules of an ADD by bridge and host-local, besides those of an interpreter that does nothing."""
 DEL = COMMON | {"cni.attach.reaper", "cni.attach.removing", "cni.kernel.neighbour"}
@@ -143,7 +143,7 @@ def test_the_build_knows_what_each_of_these_calls_imports() -> None:
 
 
 MAY = {
-    "cni.attach.checking", "cni.attach.collecting", "cni.attach.inside", "cni.attach.readiness",
+    "cni.attach.checking", "cni.attach.collecting", "cni.attach.inside", "cni.attach.reading", "cni.attach.readiness",
     "cni.features.loopback", "cni.hostlocal.executable", "cni.hostlocal.refusals", "cni.hostlocal.upkeep",
     "cni.noaddresses", "cni.spec.parsing", "ipam.census", "ipam.errors", "ipam.recovery",
 }  # fmt: skip

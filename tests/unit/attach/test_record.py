@@ -11,15 +11,16 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cni.attach import objects, record
+from cni.attach import objects, reading, record
 from cni.attach.record import Record, Records
 from cni.kernel.inet import LinkAddress, LinkRoute
 from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.netns import Netns
 from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
+from cni.key import Delegation, Key
 from cni.spec.errors import INVALID_ENVIRONMENT, CNIError
-from cni.wanted import Delegation, Key, Switch, Wanted
+from cni.wanted import Switch, Wanted
 from ipam.address import Address, Interface, Network
 from tests.unit.kernel import objects as kinds
 
@@ -107,7 +108,7 @@ def test_every_kind_of_object_keeps_its_kind(group: str) -> None:
         found = record.from_json(record.to_json(some, BOOT).encode(), BOOT)
 
         assert found is not None
-        back = getattr(objects.wanted_of(found.objects), group)
+        back = getattr(reading.wanted_of(found.objects), group)
         assert [(type(one), one) for one in back] == [(type(one), one) for one in things]
 
     check()
@@ -185,10 +186,10 @@ def test_a_record_with_something_odd_in_it_is_never_half_understood() -> None:
                 assert record.from_json(record.to_json(found, BOOT).encode(), BOOT) == found
                 for texts in (found.key, found.delegation, (found.stage, found.netns)):
                     assert all(isinstance(text, str) for text in texts)
-                wanted = objects.wanted_of(found.objects)
+                wanted = reading.wanted_of(found.objects)
                 if wanted is not None:
-                    assert objects.wanted_of(objects.to_json(wanted)) == wanted
-                    assert objects.switches_of(found.objects) == wanted.switches
+                    assert reading.wanted_of(objects.to_json(wanted)) == wanted
+                    assert reading.switches_of(found.objects) == wanted.switches
                     assert objects.neighbours_of(found.objects) == [
                         one for one in wanted.node if isinstance(one, Neighbour)
                     ]
@@ -209,8 +210,8 @@ def test_of_neighbours_those_that_can_be_read_are_found_whatever_stands_beside_t
 
 
 def test_what_is_read_of_objects_is_none_where_a_part_of_it_cannot_be_read() -> None:
-    assert objects.wanted_of({"pod": [["of tomorrow"]]}) is None
-    assert objects.switches_of({"switches": [["switch", ["cni0", "02:00:00:00:00:01", 1500], ["nowhere"]]]}) is None
+    assert reading.wanted_of({"pod": [["of tomorrow"]]}) is None
+    assert reading.switches_of({"switches": [["switch", ["cni0", "02:00:00:00:00:01", 1500], ["nowhere"]]]}) is None
 
 
 def test_a_record_of_an_older_version_has_the_defaults_of_what_came_later() -> None:
@@ -221,7 +222,7 @@ def test_a_record_of_an_older_version_has_the_defaults_of_what_came_later() -> N
     found = read(value)
 
     assert found
-    wanted = objects.wanted_of(found.objects)
+    wanted = reading.wanted_of(found.objects)
     assert wanted
     assert wanted.pod == (
         LinkAddress("eth0", Interface.parse("10.1.0.5/16"), dad=False),

@@ -11,7 +11,7 @@ from cni import boot, cli
 from cni.attach.record import Record, Records
 from cni.cli import ipam
 from cni.kernel.netns import Netns
-from cni.wanted import Delegation, Key
+from cni.key import Delegation, Key
 from ipam.address import Address
 from ipam.store import Directory
 

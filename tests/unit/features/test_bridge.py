@@ -13,10 +13,11 @@ from cni.kernel.link import Link
 from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
+from cni.key import Key
 from cni.spec.errors import CNIError
 from cni.spec.netconf import NetConf
 from cni.spec.result import Interface, IPConfig, Route
-from cni.wanted import Key, Pod
+from cni.wanted import Pod
 from ipam.address import Address, Network
 from ipam.address import Interface as Prefixed
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from cni.features.loopback import LoopbackFeature
 from cni.kernel.ports import LinkUp
+from cni.key import Key
 from cni.spec.result import Interface
-from cni.wanted import Key, Pod, Wanted
+from cni.wanted import Pod, Wanted
 
 KEY = Key("lo", "a", "eth0", "loopback")
 
