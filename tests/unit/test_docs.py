@@ -27,8 +27,8 @@ TOLD = re.compile(
     r"(?=[`)(\s])"
 )
 
-# What only other programs say, and we read: a runtime hears of the first from libcni, of the second from an IPAM.
-OF_OTHERS = {errors.UNKNOWN_CONTAINER, errors.LIMITED_CONNECTIVITY}
+# What only other plugins say, and we pass on.
+OF_OTHERS = {errors.LIMITED_CONNECTIVITY}
 
 
 def wrong(text: str) -> list[str]:
