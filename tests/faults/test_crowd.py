@@ -17,7 +17,7 @@ import pytest
 
 from tests import namespaces, oracle
 from tests.faults.injection import Circumstances, Launcher
-from tests.faults.scene import dual_stack, netns
+from tests.faults.scene import netns
 from tests.faults.seam import KILL, NONE, Fault
 from tests.verbs.networks import Network, addresses, host_local, interface
 
@@ -50,13 +50,6 @@ def caller(how: str, request: pytest.FixtureRequest) -> Caller:
         return Launcher(server, (folder,), request.getfixturevalue("run_dir"), "unnamed", Circumstances())
     found: Caller = request.getfixturevalue({"exec": "plugin", "thread": "in_process"}[how])
     return found
-
-
-@pytest.fixture
-def lan(caller: Caller, node: Path, tmp_path: Path) -> Network:
-    """A network of both families on the test's node."""
-    data_dir = tmp_path / "networks"
-    return Network(caller, node, dual_stack(data_dir), data_dir)
 
 
 @pytest.fixture
