@@ -105,7 +105,7 @@ def test_fifty_first_pods_come_at_once_and_go_at_once(
     for gateway in GATEWAYS:
         with namespaces.listening(lan.node, gateway, 7000):
             for path in pods.values():
-                namespaces.inside(path, lambda: socket.create_connection((gateway, 7000), 2).close())  # noqa: B023
+                namespaces.inside(path, lambda: socket.create_connection((gateway, 7000), 2).close())  # noqa: B023  # called at once
 
     outcomes = at_once([verb(lan, "DEL", pod, path) for pod, path in pods.items()])
 

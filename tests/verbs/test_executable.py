@@ -248,7 +248,8 @@ def test_what_an_old_interpreter_reads_is_valid_python_3_6(built: bytes) -> None
     rarely = ast.parse(first, feature_version=(3, 6)).body[-1]
 
     assert isinstance(rarely, ast.Expr)
-    ast.parse(ast.literal_eval(rarely.value.args[0].args[1]), feature_version=(3, 6))  # type: ignore[attr-defined]
+    text = rarely.value.args[0].args[1]  # type: ignore[attr-defined]  # it is `exec(c.pop("loader", text))`
+    ast.parse(ast.literal_eval(text), feature_version=(3, 6))
     ast.parse((session.TOP / "install/sources.py").read_text(), feature_version=(3, 6))
     assert (session.TOP / "install/__init__.py").read_text() == ""
 
@@ -534,7 +535,7 @@ def test_a_failed_write_leaves_what_was_there(built: bytes, place: Callable[[byt
     path = place(built)
 
     with pytest.raises(TypeError):
-        executable.write(path, "not bytes")  # type: ignore[arg-type]
+        executable.write(path, "not bytes")  # type: ignore[arg-type]  # so that it fails half way
 
     assert path.read_bytes() == built
     assert os.listdir(path.parent) == [path.name]
