@@ -35,13 +35,14 @@ class Outcome:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error object of a call that failed: the only thing on stdout, with the keys that the spec requires."""
+        """The error object of a call that failed: the only thing on stdout, with the keys that the spec knows."""
         assert self.code != 0, f"no failure, but: {self.stdout.decode(errors='replace')}"
         assert "Traceback" not in self.stderr, self.stderr
         error = _document(self.stdout)
         assert isinstance(error.get("code"), int), error
         assert isinstance(error.get("msg"), str), error
         assert error["msg"], error
+        assert set(error) <= {"cniVersion", "code", "msg", "details"}, error
         return error
 
 
@@ -49,6 +50,14 @@ def _document(stdout: bytes) -> dict[str, Any]:
     document = json.loads(stdout)  # fails on a second document, and on logs between
     assert isinstance(document, dict), document
     return document
+
+
+def run(command: Sequence[str | bytes | Path], env: Mapping[str, str] | None = None, stdin: bytes = b"") -> Outcome:
+    """Runs a command with these variables and no others."""
+    done = subprocess.run(
+        command, input=stdin, env=dict(env or {}), capture_output=True, check=False, timeout=TIMEOUT_S
+    )
+    return Outcome(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
 
 
 class Caller:
@@ -110,15 +119,7 @@ class Exec(Caller):
 
     def _run(self, name: str, environ: Mapping[str, str], stdin: bytes, node: Path | None) -> Outcome:
         enter = ["nsenter", f"--net={node}"] if node else []
-        done = subprocess.run(
-            [*enter, str(self.find(name))],
-            input=stdin,
-            env=environ,
-            capture_output=True,
-            check=False,
-            timeout=TIMEOUT_S,
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
+        return run([*enter, self.find(name)], environ, stdin)
 
 
 class InProcess(Caller):

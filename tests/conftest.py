@@ -26,7 +26,7 @@ import pytest
 from tests import calls, leaks, namespaces, session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
 CHECKED = ("kernel", "verbs", "faults", "node")
 """Folders of tests that touch a kernel, and so are looked after by `leaves_nothing`."""
@@ -117,7 +117,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     left = leaks.left_since(session.config.stash[at_start])
     leaks.sweep(left)
     if left:
-        print("\nleft behind by a fixture of a module or of the session:", *left, sep="\n  ")  # noqa: T201
+        print("\nleft behind by a fixture of a module or of the session:", *left, sep="\n  ")  # noqa: T201  # no test is to blame
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -138,18 +138,18 @@ def _present(what: str) -> bool:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport() -> Iterator[None]:
-    report: pytest.TestReport = yield  # type: ignore[assignment]  # typing has no word for hook wrappers
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
     if not hasattr(report, "wasxfail"):
         _refuse_skip(report)
-    return report  # type: ignore[return-value]
+    return report
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_make_collect_report() -> Iterator[None]:
-    report: pytest.CollectReport = yield  # type: ignore[assignment]
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
     _refuse_skip(report)
-    return report  # type: ignore[return-value]
+    return report
 
 
 def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -69,7 +69,7 @@ def left_since(before: Traces) -> list[str]:
         left = Traces.now().left_since(before)
         if not left or time.monotonic() > deadline:
             return left
-        time.sleep(0.01)
+        time.sleep(0.01)  # nobody announces the end of all these kinds of things
 
 
 def sweep(left: list[str]) -> None:

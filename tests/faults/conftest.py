@@ -16,14 +16,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.calls import InProcess
+    from tests.calls import Caller, InProcess
 
 
 @pytest.fixture
-def lan(in_process: InProcess, node: Path, tmp_path: Path) -> Network:
-    """A network of both families on the test's node, whose plugin runs in this process."""
+def caller(in_process: InProcess) -> Caller:
+    """What calls the plugin of `lan`: this process, where a module has no other."""
+    return in_process
+
+
+@pytest.fixture
+def lan(caller: Caller, node: Path, tmp_path: Path) -> Network:
+    """A network of both families on the test's node."""
     data_dir = tmp_path / "networks"
-    return Network(in_process, node, dual_stack(data_dir), data_dir)
+    return Network(caller, node, dual_stack(data_dir), data_dir)
 
 
 @pytest.fixture(scope="session", autouse=True)

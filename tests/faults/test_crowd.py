@@ -17,7 +17,7 @@ import pytest
 
 from tests import namespaces, oracle
 from tests.faults.injection import Circumstances, Launcher
-from tests.faults.scene import dual_stack, netns
+from tests.faults.scene import netns
 from tests.faults.seam import KILL, NONE, Fault
 from tests.verbs.networks import Network, addresses, host_local, interface
 
@@ -50,13 +50,6 @@ def caller(how: str, request: pytest.FixtureRequest) -> Caller:
         return Launcher(server, (folder,), request.getfixturevalue("run_dir"), "unnamed", Circumstances())
     found: Caller = request.getfixturevalue({"exec": "plugin", "thread": "in_process"}[how])
     return found
-
-
-@pytest.fixture
-def lan(caller: Caller, node: Path, tmp_path: Path) -> Network:
-    """A network of both families on the test's node."""
-    data_dir = tmp_path / "networks"
-    return Network(caller, node, dual_stack(data_dir), data_dir)
 
 
 @pytest.fixture
@@ -112,7 +105,7 @@ def test_fifty_first_pods_come_at_once_and_go_at_once(
     for gateway in GATEWAYS:
         with namespaces.listening(lan.node, gateway, 7000):
             for path in pods.values():
-                namespaces.inside(path, lambda: socket.create_connection((gateway, 7000), 2).close())  # noqa: B023
+                namespaces.inside(path, lambda: socket.create_connection((gateway, 7000), 2).close())  # noqa: B023  # called at once
 
     outcomes = at_once([verb(lan, "DEL", pod, path) for pod, path in pods.items()])
 

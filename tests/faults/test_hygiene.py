@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tests import leaks, oracle
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.verbs.networks import Network
 
 ROUNDS = 200
@@ -49,18 +48,18 @@ def test_two_hundred_calls_that_fail_leave_no_trace_in_the_process(lan: Network,
     failing = [
         (lan, "ADD", "a", netns),  # attached already
         (lan, "ADD", "b", netns),  # the pod has such an interface
-        (lan, "ADD", "b", "/proc/self/ns/uts"),  # no network namespace
+        (lan, "ADD", "b", Path("/proc/self/ns/uts")),  # no network namespace
         (lan.but(bridge="lo"), "ADD", "b", netns),  # no bridge
         (lan.but(ipam={"ranges": [[one]]}), "ADD", "b", netns),  # no address left
         (lan.but(prevResult={**result, "interfaces": []}), "CHECK", "a", netns),
         (lan.but(ipam={"type": "none-such"}), "ADD", "b", netns),
     ]
-    codes = [network.call(command, pod, path).error["code"] for network, command, pod, path in failing]  # type: ignore[arg-type]
+    codes = [network.call(command, pod, path).error["code"] for network, command, pod, path in failing]
     before, children = held(), leaks.children()
 
     for _ in range(ROUNDS // len(failing)):
         for network, command, pod, path in failing:
-            assert network.call(command, pod, path).code == 1  # type: ignore[arg-type]
+            assert network.call(command, pod, path).code == 1
 
     assert codes == [102, 104, 4, 104, 101, 103, 105]
     assert held() == before

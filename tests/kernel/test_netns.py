@@ -156,7 +156,7 @@ def test_where_the_kernel_has_no_cookies_it_is_0(nl: Socket) -> None:
         def getsockopt(self, *_: object) -> bytes:
             raise OSError(errno.ENOPROTOOPT, os.strerror(errno.ENOPROTOOPT))
 
-    whole, nl._socket = nl._socket, Old()  # type: ignore[assignment]
+    whole, nl._socket = nl._socket, Old()  # type: ignore[assignment]  # as much of one as is asked
 
     assert nl.netns_cookie() == 0
 

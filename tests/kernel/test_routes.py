@@ -34,7 +34,7 @@ def to(dst: str, gw: str = "", **more: int) -> LinkRoute:
 
 def seen(dst: str, gw: str = "", *, scope: str = "global", table: int = oracle.MAIN, **more: int) -> oracle.Route:
     plain = oracle.Route(dst, "br0", gw, "", table, scope, "unicast", 0, 0, 0, STATIC)
-    return replace(plain, **more)  # type: ignore[arg-type]
+    return replace(plain, **more)  # type: ignore[arg-type]  # mypy would have numbers in every field
 
 
 CASES = {

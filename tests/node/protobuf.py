@@ -106,7 +106,8 @@ def _value(hint: Any, value: int | bytes) -> Any:
 
 def _message_type(hint: Any) -> type:
     """The class in `Some` or in `Some | None`."""
-    return next((each for each in typing.get_args(hint) if each is not type(None)), hint)  # type: ignore[no-any-return]
+    found: type = next((each for each in typing.get_args(hint) if each is not type(None)), hint)
+    return found
 
 
 def _pairs(data: bytes) -> Iterator[tuple[int, int | bytes]]:

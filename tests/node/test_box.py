@@ -23,7 +23,7 @@ from tests.node.box import Box
 box = Box("abandoned").__enter__()
 box.start("sh", "-c", sys.argv[1], "sh", sys.argv[2] + box.cgroup, log=Path("/dev/null"))
 print(box.cgroup, flush=True)
-time.sleep(1000)
+time.sleep(1000)  # until it is killed
 """
 
 IN_CHROOT = """

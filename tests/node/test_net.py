@@ -35,7 +35,8 @@ def test_what_containerd_kept_is_what_we_would_have_kept(node: Node, tmp_path: P
 
 def test_a_pod_of_containerds_can_be_listed_checked_and_detached(node: Node, podwire: str) -> None:
     pod = node.run_pod()
-    arguments = (NETWORK, cached(node, pod).result["interfaces"][-1]["sandbox"], "--container-id", pod.id)  # type: ignore[index]
+    sandbox = cached(node, pod).result["interfaces"][-1]["sandbox"]  # type: ignore[index]  # as JSON it has no types
+    arguments = (NETWORK, sandbox, "--container-id", pod.id)
 
     (listed,) = json.loads(node.box.run(podwire, "net", "list", "--json"))
     assert (listed["name"], listed["attachments"], listed["missing"]) == (NETWORK, 1, [])

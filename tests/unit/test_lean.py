@@ -277,7 +277,7 @@ def test_an_error_is_found_although_nobody_imported_the_json_package() -> None:
 def records(base: Any) -> tuple[Any, Any]:
     """A record with everything that records have, and one without fields, from a NamedTuple."""
 
-    class Link(base):  # type: ignore[misc]
+    class Link(base):  # type: ignore[misc]  # each of the two NamedTuples
         """One link."""
 
         name: str
@@ -298,7 +298,7 @@ def records(base: Any) -> tuple[Any, Any]:
         def __str__(self) -> str:
             return f"link {self.name}"
 
-    class Nothing(base):  # type: ignore[misc]
+    class Nothing(base):  # type: ignore[misc]  # as above
         """No fields."""
 
     return Link, Nothing

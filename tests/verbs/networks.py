@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tests.calls import Exec
 
@@ -77,10 +77,8 @@ class Network:
 
     @property
     def reserved(self) -> dict[str, str]:
-        """Who holds which address of host-local, as "pod ifname"."""
-        folder = self.data_dir / self.config["name"]
-        files = [file for file in folder.iterdir() if file.name[0] in "0123456789abcdef:"] if folder.exists() else []
-        return {file.name: " ".join(file.read_text().split()) for file in sorted(files) if file.name != "lock"}
+        """Who holds which address of host-local."""
+        return reservations(self.data_dir, self.config["name"])
 
     @property
     def records(self) -> dict[str, dict[str, Any]]:
@@ -90,6 +88,24 @@ class Network:
             for file in self.plugin.run_dir.glob("attachments/*/*")
             if file.is_file()
         }
+
+
+class Reused(NamedTuple):
+    """A path where a pod was attached, and then another namespace came."""
+
+    path: Path
+    result: dict[str, Any]
+    """Of the ADD of the pod that was."""
+
+
+def reservations(data_dir: Path, network: str) -> dict[str, str]:
+    """Who holds which address in a directory of host-local's, as "pod ifname"; and whatever doesn't belong there."""
+    folder = data_dir / network
+    return {
+        file.name: " ".join(file.read_text().split())
+        for file in sorted(folder.iterdir() if folder.exists() else ())
+        if file.name != "lock" and not file.name.startswith("last_reserved_ip.")
+    }
 
 
 def addresses(result: dict[str, Any]) -> list[str]:

@@ -324,7 +324,7 @@ def test_dns_of_the_configuration_overrides_ipams(
 
 
 def test_a_previous_result_is_passed_on_with_ours_behind_it(network: Callable[..., Network], netns: Path) -> None:
-    before = {
+    before: dict[str, Any] = {
         "cniVersion": "1.1.0",
         "interfaces": [{"name": "tap0", "mac": "02:00:00:00:00:77"}, {"name": "net0", "sandbox": "/run/netns/x"}],
         "ips": [{"address": "192.0.2.7/24", "interface": 1, "gateway": "192.0.2.1"}],
@@ -344,7 +344,7 @@ def test_a_previous_result_is_passed_on_with_ours_behind_it(network: Callable[..
         "eth0",
     ]
     assert result["ips"] == [
-        before["ips"][0],  # type: ignore[index]
+        before["ips"][0],
         {"address": "10.1.0.2/24", "interface": 4, "gateway": "10.1.0.1"},
     ]
     assert result["routes"] == [*before["routes"], {"dst": "0.0.0.0/0", "gw": "10.1.0.1"}]

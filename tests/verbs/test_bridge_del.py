@@ -9,7 +9,7 @@ import pytest
 
 from tests import namespaces, oracle
 from tests.conftest import REFERENCE_PLUGINS
-from tests.verbs.networks import Network, interface
+from tests.verbs.networks import Network, Reused, interface
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -248,19 +248,12 @@ def test_an_interface_that_came_into_the_name_since_is_left_alone(lan: Network, 
     assert [link.name for link in oracle.links(netns)] == ["eth0", "far"]
 
 
-def test_an_interface_in_a_namespace_that_took_the_path_is_left_alone(
-    lan: Network, make_netns: Callable[[], Path], tmp_path: Path
-) -> None:
-    path = tmp_path / "pod"
-    with namespaces.held() as dead:
-        path.symlink_to(dead)
-        result = lan.add(path)
-    path.unlink()
-    path.symlink_to(make_netns())
+def test_an_interface_in_a_namespace_that_took_the_path_is_left_alone(lan: Network, reused: Reused) -> None:
+    path = reused.path
     theirs(path)
 
     for _ in range(2):  # with a record, and without
-        lan.but(prevResult=result).delete(netns=path)
+        lan.but(prevResult=reused.result).delete(netns=path)
 
     assert [link.name for link in oracle.links(path)] == ["eth0", "far"]
     assert (lan.reserved, lan.records) == ({}, {})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests import namespaces, oracle
-from tests.verbs.networks import Network, interface, port
+from tests.verbs.networks import Network, Reused, interface, port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -124,15 +124,8 @@ def test_a_pod_that_comes_back_in_another_namespace_is_attached(lan: Network, ma
     assert lan.check(second, netns).code == 0
 
 
-def test_a_pod_that_comes_back_at_the_same_path_is_attached(
-    lan: Network, make_netns: Callable[[], Path], tmp_path: Path
-) -> None:
-    path = tmp_path / "pod"
-    with namespaces.held() as dead:
-        path.symlink_to(dead)
-        lan.add(path)
-    path.unlink()
-    path.symlink_to(make_netns())
+def test_a_pod_that_comes_back_at_the_same_path_is_attached(lan: Network, reused: Reused) -> None:
+    path = reused.path
 
     result = lan.add(path)
 
@@ -140,14 +133,9 @@ def test_a_pod_that_comes_back_at_the_same_path_is_attached(
 
 
 def test_a_new_namespace_with_the_path_and_the_inode_number_of_a_dead_one_is_not_mistaken_for_it(
-    lan: Network, make_netns: Callable[[], Path], tmp_path: Path
+    lan: Network, reused: Reused
 ) -> None:
-    path = tmp_path / "pod"
-    with namespaces.held() as dead:
-        path.symlink_to(dead)
-        lan.add(path)
-    path.unlink()
-    path.symlink_to(make_netns())
+    path = reused.path
     # The kernel gives numbers out again when it sees fit; here the record says what it would say then.
     record = next(lan.plugin.run_dir.glob("attachments/lan/*.json"))
     told = json.loads(record.read_text())

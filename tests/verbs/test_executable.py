@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ import pytest
 
 from install import executable
 from tests import interpreters, session
+from tests.calls import Outcome, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -95,34 +95,6 @@ TREE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    code: int
-    stdout: bytes
-    stderr: str
-
-    @property
-    def told(self) -> dict[str, Any]:
-        assert self.code == 0, f"exit {self.code}: {self.stdout!r}\n{self.stderr}"
-        told = json.loads(self.stdout)
-        assert isinstance(told, dict)
-        return told
-
-    @property
-    def error(self) -> dict[str, Any]:
-        """The CNI error object, which is all that there is on stdout."""
-        assert self.code == 1
-        error = json.loads(self.stdout)
-        assert set(error) == {"cniVersion", "code", "msg", "details"}
-        assert "Traceback" not in self.stderr
-        return dict(error)
-
-
-def run(command: Sequence[str | Path | bytes], env: Mapping[str, str] | None = None, stdin: bytes = b"") -> Outcome:
-    done = subprocess.run(command, input=stdin, env=dict(env or {}), capture_output=True, check=False, timeout=60)
-    return Outcome(done.returncode, done.stdout, done.stderr.decode(errors="replace"))
-
-
 def make_tree(root: Path, changes: Mapping[str, str] | None = None) -> Path:
     for name, text in {**TREE, **(changes or {})}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -191,7 +163,7 @@ def test_nothing_is_compiled_and_no_directory_searched_where_there_is_a_member(
 
     outcome = run([pinned], call, b'{"cniVersion": "1.0.0", "name": "n", "type": "loopback"}')
 
-    assert [one["address"] for one in outcome.told["ips"]] == ["127.0.0.1/8", "::1/128"]
+    assert [one["address"] for one in outcome.result["ips"]] == ["127.0.0.1/8", "::1/128"]
     assert "compiled:" not in outcome.stderr
     assert "listed:" not in outcome.stderr
 
@@ -203,7 +175,7 @@ def test_starting_from_a_member_imports_nothing_but_the_program(
     python = interpreters.python(minor)
     bare = run([python, "-IS", "-c", "import sys, json; print(json.dumps([*sys.modules]))"]).stdout
 
-    told = run([place(executable.pinned(built, python))]).told
+    told = run([place(executable.pinned(built, python))]).result
 
     program = {"cni", "cni.__main__", "cni.parts", "cni.parts.early", "ipam"}
     assert {*told["modules"]} - {*json.loads(bare)} == program | {"gc"}
@@ -218,9 +190,9 @@ def test_without_a_member_the_sources_run(
 
     outcome = run([path, "raise"])
 
-    assert outcome.told["loader"] == "zipimport"
-    assert outcome.told["early"] == "early"
-    assert "During handling" not in outcome.told["traceback"]
+    assert outcome.result["loader"] == "zipimport"
+    assert outcome.result["early"] == "early"
+    assert "During handling" not in outcome.result["traceback"]
     # So the spy of the test above does see what is compiled, and what is searched.
     assert f"compiled: '{path}/cni/__main__.py'" in outcome.stderr
     assert "listed: " in outcome.stderr
@@ -238,7 +210,7 @@ def test_a_member_for_another_bytecode_or_unreadable_is_not_run(
         start += 4
     content[start : start + 4] = b"\0\0\0\0"
 
-    told = run([place(bytes(content))]).told
+    told = run([place(bytes(content))]).result
 
     assert told["loader"] == "zipimport"
     assert told["version"] == [3, minor]
@@ -276,7 +248,8 @@ def test_what_an_old_interpreter_reads_is_valid_python_3_6(built: bytes) -> None
     rarely = ast.parse(first, feature_version=(3, 6)).body[-1]
 
     assert isinstance(rarely, ast.Expr)
-    ast.parse(ast.literal_eval(rarely.value.args[0].args[1]), feature_version=(3, 6))  # type: ignore[attr-defined]
+    text = rarely.value.args[0].args[1]  # type: ignore[attr-defined]  # it is `exec(c.pop("loader", text))`
+    ast.parse(ast.literal_eval(text), feature_version=(3, 6))
     ast.parse((session.TOP / "install/sources.py").read_text(), feature_version=(3, 6))
     assert (session.TOP / "install/__init__.py").read_text() == ""
 
@@ -387,7 +360,7 @@ def test_an_interpreter_may_be_named_in_the_header_by_hand(
     content = built if kind == "compiled" else uncompiled
     python = os.fsencode(interpreters.python(11))
 
-    told = run([place(re.sub(rb"for python in .*;", b"for python in %s;" % python, content, count=1))]).told
+    told = run([place(re.sub(rb"for python in .*;", b"for python in %s;" % python, content, count=1))]).result
 
     assert told["loader"] == ("install.loader" if kind == "compiled" else "zipimport")
 
@@ -408,7 +381,7 @@ def test_an_interpreter_of_almost_any_name_can_be_pinned(
 ) -> None:
     (tmp_path / name).symlink_to(interpreters.python(11))
 
-    assert run([place(executable.pinned(built, str(tmp_path / name)))]).told["version"] == [3, 11]
+    assert run([place(executable.pinned(built, str(tmp_path / name)))]).result["version"] == [3, 11]
 
 
 @pytest.mark.parametrize("python", ["python3.12", "", "/a'b", '/a"b', "/a\\b", "/a\nb"])
@@ -428,7 +401,7 @@ def test_any_shell_starts_it_with_its_arguments_as_they_are(
         pytest.skip(f"lacks: {shell}")
     arguments = ["x y", "", "-c", "'\"$(false)\n", "\N{SNOWMAN}"]
 
-    told = run([*SHELLS[shell], path := place(built), *arguments], {"PATH": os.environ["PATH"]}).told
+    told = run([*SHELLS[shell], path := place(built), *arguments], {"PATH": os.environ["PATH"]}).result
 
     assert told["argv"] == [str(path), *arguments]
 
@@ -439,7 +412,7 @@ def test_it_may_be_called_anything(name: bytes, built: bytes, tmp_path: Path) ->
     Path(os.fsdecode(path)).write_bytes(built)
     os.chmod(path, 0o755)
 
-    told = run([path, "raise"]).told
+    told = run([path, "raise"]).result
 
     assert os.fsencode(told["argv"][0]) == path
     assert told["loader"] == "install.loader"
@@ -453,9 +426,9 @@ def test_it_is_found_through_a_link_in_the_path_or_relative_to_a_directory(
     (tmp_path / "bridge").symlink_to(path)
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
 
-    linked = run([tmp_path / "bridge"]).told
-    in_path = run(["sh", "-c", "exec bridge"], env).told
-    relative = run(["sh", "-c", 'cd "$0"; exec ./bridge', str(tmp_path)], env).told
+    linked = run([tmp_path / "bridge"]).result
+    in_path = run(["sh", "-c", "exec bridge"], env).result
+    relative = run(["sh", "-c", 'cd "$0"; exec ./bridge', str(tmp_path)], env).result
 
     assert linked["argv"] == in_path["argv"] == [f"{tmp_path}/bridge"]
     assert relative["argv"] == ["./bridge"]
@@ -469,13 +442,13 @@ def test_the_environment_changes_nothing_and_only_the_standard_library_is_on_the
     (tmp_path / "json.py").write_text("raise SystemExit('ours is not the standard library')")
     names = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONINSPECT", "ENV", "BASH_ENV")
     hostile = dict.fromkeys(names, str(tmp_path)) | {"LC_ALL": "C", "PYTHONDEVMODE": "1"}
-    bare = run([python, "-IS", "-c", "import sys, json; print(json.dumps({'path': sys.path}))"]).told["path"]
+    bare = run([python, "-IS", "-c", "import sys, json; print(json.dumps({'path': sys.path}))"]).result["path"]
 
     from_member = run([place(executable.pinned(built, python))], hostile)
     from_sources = run([path := place(executable.pinned(uncompiled, python))], hostile)
 
-    assert from_member.told["path"] == bare
-    assert from_sources.told["path"] == [str(path), *bare]
+    assert from_member.result["path"] == bare
+    assert from_sources.result["path"] == [str(path), *bare]
     assert from_member.stderr == from_sources.stderr == ""
 
 
@@ -483,7 +456,7 @@ def test_the_environment_changes_nothing_and_only_the_standard_library_is_on_the
 def test_a_traceback_shows_lines_and_names_no_path_of_the_builder(
     minor: int, built: bytes, place: Callable[[bytes], Path]
 ) -> None:
-    told = run([place(executable.pinned(built, interpreters.python(minor))), "raise"]).told
+    told = run([place(executable.pinned(built, interpreters.python(minor))), "raise"]).result
 
     assert told["loader"] == "install.loader"
     assert 'File "<podwire>/cni/parts/early.py", line 6, in fails\n    return 1 // 0\n' in told["traceback"]
@@ -492,8 +465,8 @@ def test_a_traceback_shows_lines_and_names_no_path_of_the_builder(
 def test_garbage_is_collected_for_people_and_not_for_a_plugin(built: bytes, place: Callable[[bytes], Path]) -> None:
     path = place(built)
 
-    assert run([path]).told["gc"]
-    assert not run([path], {"CNI_COMMAND": "ADD"}).told["gc"]
+    assert run([path]).result["gc"]
+    assert not run([path], {"CNI_COMMAND": "ADD"}).result["gc"]
 
 
 def test_the_exit_code_is_the_programs(built: bytes, uncompiled: bytes, place: Callable[[bytes], Path]) -> None:
@@ -510,7 +483,7 @@ def test_podwire_version_tells_whether_it_was_compiled(
     else:
         path = place(executable.build(session.TOP, []))
 
-    assert run([path, "version", "--json"]).told["code"] == code
+    assert run([path, "version", "--json"]).result["code"] == code
 
 
 # --- what can happen to a file ----------------------------------------------------------------------
@@ -524,7 +497,7 @@ def test_a_truncated_file_is_an_error_and_nothing_of_it_runs(built: bytes, place
         error = run([path], {"CNI_COMMAND": "ADD"}, b"{}").error
         sentence = run([path])
 
-        assert error["code"] == 5
+        assert (error["cniVersion"], error["code"], error["details"]) == ("0.1.0", 5, "")
         assert str(path) in error["msg"]
         assert (sentence.code, sentence.stdout) == (1, b"")
         assert sentence.stderr == error["msg"] + "\n"
@@ -562,7 +535,7 @@ def test_a_failed_write_leaves_what_was_there(built: bytes, place: Callable[[byt
     path = place(built)
 
     with pytest.raises(TypeError):
-        executable.write(path, "not bytes")  # type: ignore[arg-type]
+        executable.write(path, "not bytes")  # type: ignore[arg-type]  # so that it fails half way
 
     assert path.read_bytes() == built
     assert os.listdir(path.parent) == [path.name]

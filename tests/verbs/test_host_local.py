@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cni.spec import versions
+from tests.verbs.networks import reservations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,11 +29,6 @@ DUAL: dict[str, Any] = {"ranges": [[POD], [{"subnet": "fd00::/64"}]]}
 since_0_4 = [version for version in versions.SUPPORTED if versions.parse(version) >= (0, 4, 0)]
 
 
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
 def config(data_dir: Path, ipam: dict[str, Any], version: str = versions.CURRENT, **others: object) -> dict[str, Any]:
     """As a main plugin passes it on: its own configuration, whole."""
     return {
@@ -42,15 +38,6 @@ def config(data_dir: Path, ipam: dict[str, Any], version: str = versions.CURRENT
         "bridge": "br0",
         "ipam": {"type": "host-local", "dataDir": str(data_dir), **ipam},
         **others,
-    }
-
-
-def reserved(data_dir: Path) -> dict[str, str]:
-    """Address → owner, as `id/ifname`."""
-    return {
-        path.name: path.read_bytes().decode().replace("\r\n", "/")
-        for path in (data_dir / "blue").iterdir()
-        if path.name != "lock" and not path.name.startswith("last_reserved_ip.")
     }
 
 
@@ -86,23 +73,23 @@ def test_add_by_exec(plugin: calls.Exec, data_dir: Path) -> None:
 
     assert [ip["address"] for ip in outcome.result["ips"]] == ["10.1.0.2/24", "fd00::2/64"]
     assert outcome.stderr == ""
-    assert reserved(data_dir) == {"10.1.0.2": "c1/eth0", "fd00::2": "c1/eth0"}
+    assert reservations(data_dir, "blue") == {"10.1.0.2": "c1 eth0", "fd00::2": "c1 eth0"}
 
 
 def test_each_interface_of_a_container_has_addresses_of_its_own(in_process: calls.InProcess, data_dir: Path) -> None:
     for ifname in ("eth0", "eth1"):
         in_process("host-local", "ADD", config(data_dir, POD), container_id="c1", netns=NETNS, ifname=ifname)
-    assert reserved(data_dir) == {"10.1.0.2": "c1/eth0", "10.1.0.3": "c1/eth1"}
+    assert reservations(data_dir, "blue") == {"10.1.0.2": "c1 eth0", "10.1.0.3": "c1 eth1"}
 
     in_process("host-local", "DEL", config(data_dir, POD), container_id="c1", ifname="eth0")
-    assert reserved(data_dir) == {"10.1.0.3": "c1/eth1"}
+    assert reservations(data_dir, "blue") == {"10.1.0.3": "c1 eth1"}
 
 
 def test_a_repeated_add_gets_the_same_addresses(in_process: calls.InProcess, data_dir: Path) -> None:
     first = in_process("host-local", "ADD", config(data_dir, DUAL), netns=NETNS).result
 
     assert in_process("host-local", "ADD", config(data_dir, DUAL), netns=NETNS).result == first
-    assert len(reserved(data_dir)) == 2
+    assert len(reservations(data_dir, "blue")) == 2
 
 
 @pytest.mark.parametrize(
@@ -137,7 +124,7 @@ def test_what_fails_reserves_nothing(in_process: calls.InProcess, data_dir: Path
     tiny = {"subnet": "fd00::/64", "rangeStart": "fd00::5", "rangeEnd": "fd00::5"}
     ipam = {"ranges": [[POD], [tiny]]}
     assert in_process("host-local", "ADD", config(data_dir, ipam), container_id="c1", netns=NETNS).result
-    before = reserved(data_dir)
+    before = reservations(data_dir, "blue")
 
     error = in_process("host-local", "ADD", config(data_dir, ipam), container_id="c2", netns=NETNS).error
 
@@ -146,7 +133,7 @@ def test_what_fails_reserves_nothing(in_process: calls.InProcess, data_dir: Path
         "failed to allocate for range 1: no IP addresses available in range set: fd00::5-fd00::5",
     )
     assert f"{data_dir}/blue" in error["details"]
-    assert reserved(data_dir) == before
+    assert reservations(data_dir, "blue") == before
 
 
 def test_an_absent_ipam_is_the_reference_s_error(in_process: calls.InProcess) -> None:
@@ -179,7 +166,7 @@ def test_del_gives_back_and_can_be_repeated(in_process: calls.InProcess, data_di
         outcome = in_process("host-local", "DEL", config(data_dir, DUAL, version), container_id="c1")
         assert (outcome.code, outcome.stdout) == (0, b"")
 
-    assert reserved(data_dir) == {"10.1.0.3": "c2/eth0", "fd00::3": "c2/eth0"}
+    assert reservations(data_dir, "blue") == {"10.1.0.3": "c2 eth0", "fd00::3": "c2 eth0"}
 
 
 @pytest.mark.parametrize("ipam", [{}, {"ranges": "rubbish"}, {"subnet": "10.9.0.0/24"}])
@@ -190,7 +177,7 @@ def test_del_finds_what_was_reserved_although_the_ranges_changed(
 
     assert in_process("host-local", "DEL", config(data_dir, ipam)).code == 0
 
-    assert reserved(data_dir) == {}
+    assert reservations(data_dir, "blue") == {}
 
 
 def test_del_where_nothing_ever_was_makes_nothing(in_process: calls.InProcess, data_dir: Path) -> None:
@@ -265,7 +252,7 @@ def test_gc_gives_back_what_is_not_in_the_list(in_process: calls.InProcess, data
     outcome = in_process("host-local", "GC", gc(data_dir, ["c2", "c9"], key))
 
     assert (outcome.code, outcome.stdout) == (0, b"")
-    assert reserved(data_dir) == {"10.1.0.3": "c2/eth0"}
+    assert reservations(data_dir, "blue") == {"10.1.0.3": "c2 eth0"}
 
 
 def test_no_list_means_nothing_to_do_and_an_empty_one_everything(in_process: calls.InProcess, data_dir: Path) -> None:
@@ -273,10 +260,10 @@ def test_no_list_means_nothing_to_do_and_an_empty_one_everything(in_process: cal
 
     for nothing in (config(data_dir, POD), gc(data_dir, None)):
         assert in_process("host-local", "GC", nothing).code == 0
-        assert len(reserved(data_dir)) == 1
+        assert len(reservations(data_dir, "blue")) == 1
 
     assert in_process("host-local", "GC", gc(data_dir, [])).code == 0
-    assert reserved(data_dir) == {}
+    assert reservations(data_dir, "blue") == {}
 
 
 def test_gc_where_nothing_ever_was_makes_nothing(in_process: calls.InProcess, data_dir: Path) -> None:
@@ -323,12 +310,12 @@ def test_on_a_full_disk_add_fails_and_leaves_what_is_there_alone(in_process: cal
     error = next(outcome.error for outcome in outcomes if outcome.code)
     assert error["code"] == 106
     assert error["msg"] == f"host-local: cannot keep reservations in {small_disk}/blue: No space left on device"
-    assert sorted(reserved(small_disk).values()) == sorted(2 * [f"{one}/eth0" for one in attached])
+    assert sorted(reservations(small_disk, "blue").values()) == sorted(2 * [f"{one} eth0" for one in attached])
     assert in_process("host-local", "STATUS", asked).error["code"] == 50
 
     for one in attached:
         assert in_process("host-local", "DEL", asked, container_id=one).code == 0
-    assert reserved(small_disk) == {}
+    assert reservations(small_disk, "blue") == {}
     assert in_process("host-local", "STATUS", asked).code == 0
     assert add("c99").code == 0
 
@@ -462,7 +449,7 @@ def test_a_lock_that_is_held_for_long_says_try_again(
     in_process: calls.InProcess, data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert in_process("host-local", "ADD", config(data_dir, POD), netns=NETNS).code == 0
-    before = reserved(data_dir)
+    before = reservations(data_dir, "blue")
     monkeypatch.setattr("ipam.store._FIRST_PAUSE_S", 0)
     monkeypatch.setattr("ipam.store._LONGEST_PAUSE_S", 0)
     clock = itertools.count(0, 10)
@@ -477,4 +464,4 @@ def test_a_lock_that_is_held_for_long_says_try_again(
         full = config(data_dir, {**POD, "statusWhenFull": True})
         assert in_process("host-local", "STATUS", full).code == 0
 
-    assert reserved(data_dir) == before
+    assert reservations(data_dir, "blue") == before

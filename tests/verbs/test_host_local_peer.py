@@ -18,6 +18,7 @@ from cni import boot
 from cni.spec import versions
 from cni.spec.netconf import NetConf
 from tests.conftest import REFERENCE_PLUGINS
+from tests.verbs.networks import reservations
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,23 +39,9 @@ VERSIONS = versions.SUPPORTED[:-1]
 needs_reference = pytest.mark.needs(str(THEIRS))
 
 
-@pytest.fixture
-def data_dir(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
 def config(data_dir: Path, ipam: dict[str, Any] = DUAL, version: str = "1.0.0", **others: object) -> dict[str, Any]:
     ipam = {"type": "host-local", "dataDir": str(data_dir), **ipam}
     return {"cniVersion": version, "name": "blue", "type": "bridge", "ipam": ipam, **others}
-
-
-def reserved(data_dir: Path) -> dict[str, str]:
-    """Address → owner, as `id/ifname`."""
-    return {
-        path.name: path.read_bytes().decode().replace("\r\n", "/")
-        for path in (data_dir / "blue").iterdir()
-        if path.name != "lock" and not path.name.startswith("last_reserved_ip.")
-    }
 
 
 class Side(NamedTuple):
@@ -99,7 +86,7 @@ def test_one_goes_on_where_the_other_was(sides: tuple[Side, Side], data_dir: Pat
     found = [side.addresses(asked, f"c{i}") for i, side in enumerate([first, second, second, first])]
 
     assert found == [[f"10.1.0.{i}", f"fd00::{i}"] for i in (2, 3, 4, 5)]
-    assert reserved(data_dir) == {address: f"c{i}/eth0" for i, pair in enumerate(found) for address in pair}
+    assert reservations(data_dir, "blue") == {address: f"c{i} eth0" for i, pair in enumerate(found) for address in pair}
 
 
 @needs_reference
@@ -112,7 +99,7 @@ def test_each_releases_what_the_other_reserved(sides: tuple[Side, Side], data_di
 
     second.delete(asked, "c1")
 
-    assert set(reserved(data_dir).values()) == {"c2/eth0"}
+    assert set(reservations(data_dir, "blue").values()) == {"c2 eth0"}
 
 
 @needs_reference
@@ -181,7 +168,7 @@ def test_the_reference_leaves_alone_what_is_ours_beside_its_directory(plugin: ca
     plugin("host-local", "DEL", asked, container_id="c1", netns=NETNS)
 
     assert ours.exists()
-    assert reserved(data_dir) == {}
+    assert reservations(data_dir, "blue") == {}
 
 
 # --- at the same time ---------------------------------------------------------------------------------
@@ -265,7 +252,7 @@ def test_at_the_same_time_nobody_gets_what_somebody_has(
     for one_after_the_other in by_address.values():
         for earlier, later in itertools.pairwise(one_after_the_other):
             assert earlier.end < later.begin, f"{earlier} and {later} at once"
-    assert reserved(data_dir) == {}
+    assert reservations(data_dir, "blue") == {}
     assert set(os.listdir(data_dir / ".podwire" / "blue")) <= {"index", "stamps"}
     assert not os.listdir(data_dir / ".podwire" / "blue" / "stamps")
 
@@ -324,7 +311,7 @@ def test_killed_at_any_call_it_leaves_addresses_that_the_reference_can_release(
     asked = config(data_dir)
     stdin = json.dumps(asked).encode()
     ours_at_work(stdin, "ADD", "other")
-    before = reserved(data_dir)
+    before = reservations(data_dir, "blue")
     for number in itertools.count():
         container_id = f"c{number}"
         if command == "DEL":
@@ -332,10 +319,10 @@ def test_killed_at_any_call_it_leaves_addresses_that_the_reference_can_release(
 
         killed = dies(number, stdin, command, container_id)
 
-        left = {address: owner for address, owner in reserved(data_dir).items() if owner != "other/eth0"}
-        assert set(left.values()) <= {f"{container_id}/eth0"}
+        left = {address: owner for address, owner in reservations(data_dir, "blue").items() if owner != "other eth0"}
+        assert set(left.values()) <= {f"{container_id} eth0"}
         second.delete(asked, container_id)
-        assert reserved(data_dir) == before
+        assert reservations(data_dir, "blue") == before
         if not killed:
             assert number > 10
             break
@@ -349,11 +336,11 @@ def test_killed_a_thousand_times_no_address_is_lost(data_dir: Path) -> None:
     for number in range(1000):
         container_id = f"c{chosen.randrange(3)}"
         dies(chosen.randrange(45), stdin, chosen.choice(["ADD", "DEL"]), container_id)
-        assert set(reserved(data_dir).values()) <= {"c0/eth0", "c1/eth0", "c2/eth0"}, number
+        assert set(reservations(data_dir, "blue").values()) <= {"c0 eth0", "c1 eth0", "c2 eth0"}, number
 
     for container_id in ("c0", "c1", "c2"):
         ours_at_work(stdin, "DEL", container_id)
-    assert reserved(data_dir) == {}
+    assert reservations(data_dir, "blue") == {}
     assert not os.listdir(data_dir / ".podwire" / "blue" / "stamps")
 
 
@@ -394,10 +381,10 @@ def test_after_a_restart_of_a_container_node_our_dead_go_and_nothing_of_the_refe
         assert restarted(executables, "DEL", asked, "nobody") == []
     [found] = restarted(executables, "ADD", asked, "new")
 
-    assert sorted(reserved(data_dir).values()) == sorted(
-        [f"{one}/eth0" for one in ("theirs0", "theirs1", "theirs2", "theirs3", "ours1", "new")]
+    assert sorted(reservations(data_dir, "blue").values()) == sorted(
+        [f"{one} eth0" for one in ("theirs0", "theirs1", "theirs2", "theirs3", "ours1", "new")]
     )
-    assert reserved(data_dir)[found] == "new/eth0"
+    assert reservations(data_dir, "blue")[found] == "new eth0"
     assert restarted(executables, "DEL", asked, "new") == []
 
 
@@ -407,13 +394,13 @@ def test_without_a_restart_nobody_is_reclaimed(plugin: calls.Exec, executables: 
     for i, folder in enumerate([executables, REFERENCE_PLUGINS, executables, REFERENCE_PLUGINS, executables]):
         plugin.path = (folder,)
         Side("", plugin).addresses(asked, f"c{i}")
-    before = reserved(data_dir)
+    before = reservations(data_dir, "blue")
     plugin.path = (executables,)
 
     error = plugin("host-local", "ADD", asked, container_id="c9", netns=NETNS).error
 
     assert error["code"] == 101
-    assert reserved(data_dir) == before
+    assert reservations(data_dir, "blue") == before
 
 
 @needs_reference

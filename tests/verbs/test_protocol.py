@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -517,11 +516,8 @@ def run(plugin: Exec, network: Network, netns: Path, redirections: str, command:
         "CNI_IFNAME": "eth0",
         "CNI_PATH": str(plugin.path[0]),
     }
-    done = subprocess.run(
-        ["nsenter", f"--net={network.node}", "sh", "-c", f'exec "$0" {redirections}', plugin.find("bridge")],
-        input=json.dumps(network.config).encode(), env=environ, capture_output=True, check=False, timeout=60,
-    )  # fmt: skip
-    return calls.Outcome(done.returncode, done.stdout, done.stderr.decode())
+    shell = ["nsenter", f"--net={network.node}", "sh", "-c", f'exec "$0" {redirections}', str(plugin.find("bridge"))]
+    return calls.run(shell, environ, json.dumps(network.config).encode())
 
 
 @pytest.mark.parametrize("redirections", ["<&-", "0> /dev/null"])

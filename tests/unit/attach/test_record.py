@@ -102,7 +102,7 @@ def test_every_kind_of_object_keeps_its_kind(group: str) -> None:
     @settings(max_examples=30)
     @given(st.lists(GROUPS[group], min_size=1, max_size=3).map(tuple))
     def check(things: tuple[object, ...]) -> None:
-        wanted = Wanted(**{group: things})  # type: ignore[arg-type]
+        wanted = Wanted(**{group: things})  # type: ignore[arg-type]  # of that group
         some = PLAIN._replace(objects=objects.to_json(wanted))
 
         found = record.from_json(record.to_json(some, BOOT).encode(), BOOT)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from cni.wanted import Wanted
+
+Kind = TypeVar("Kind")
 
 BRIDGE_MAC = "02:00:00:00:00:01"
 MAC = "02:00:00:00:00:02"
@@ -61,7 +63,7 @@ def wanted(*ips: IPConfig, routes: tuple[Route, ...] = (), bridge_mtu: int = 150
     return feature(bridge="br0", **keys).wanted(pod)
 
 
-def of_kind(kind: type, found: Wanted) -> list[object]:
+def of_kind(kind: type[Kind], found: Wanted) -> list[Kind]:
     return [thing for thing in (*found.pod, *found.node) if isinstance(thing, kind)]
 
 
@@ -442,7 +444,7 @@ def test_an_ipv6_pod_has_ipv6_on_and_announces_itself() -> None:
 def test_duplicates_are_looked_for_when_asked_only() -> None:
     found = wanted(ip("fd00::5/64"), enabledad=True)
 
-    assert [address.dad for address in of_kind(LinkAddress, found)] == [True]  # type: ignore[attr-defined]
+    assert [address.dad for address in of_kind(LinkAddress, found)] == [True]
     assert {"net.ipv6.conf.eth0.accept_dad=1", "net.ipv6.conf.eth0.enhanced_dad=1"} < {str(it) for it in found.tuning}
 
 

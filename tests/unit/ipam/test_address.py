@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from typing import Literal
 
 import pytest
 from hypothesis import example, given
@@ -23,8 +24,8 @@ def ours(address: OracleAddress) -> Address:
 
 
 def networks() -> st.SearchStrategy[OracleNetwork]:
-    def of(version: int) -> st.SearchStrategy[OracleNetwork]:
-        return st.tuples(st.ip_addresses(v=version), st.integers(0, BITS[version])).map(  # type: ignore[arg-type]
+    def of(version: Literal[4, 6]) -> st.SearchStrategy[OracleNetwork]:
+        return st.tuples(st.ip_addresses(v=version), st.integers(0, BITS[version])).map(
             lambda pair: ipaddress.ip_network(pair, strict=False)
         )
 

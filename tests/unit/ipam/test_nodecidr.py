@@ -138,7 +138,7 @@ def test_no_two_nodes_ever_overlap(
         assert model.setdefault(node, found) == found
 
     networks = [ipaddress.ip_network(text) for text in model.values()]
-    assert all(one.subnet_of(ipaddress.ip_network(cluster)) for one in networks)  # type: ignore[arg-type]
+    assert all(one.subnet_of(ipaddress.ip_network(cluster)) for one in networks)  # type: ignore[arg-type]  # all of one family
     assert not any(one.overlaps(other) for one, other in itertools.combinations(networks, 2))
 
 

@@ -32,12 +32,6 @@ def owner(name: str) -> str:
     return f"{name}\r\neth0"
 
 
-@pytest.fixture
-def blue(tmp_path: Path) -> Path:
-    """The directory of the network `blue`; it doesn't exist yet."""
-    return tmp_path / "blue"
-
-
 def directory(blue: Path, boot: str = FIRST, about: str = "") -> Directory:
     return Directory(str(blue.parent), blue.name, boot=boot, about=about)
 

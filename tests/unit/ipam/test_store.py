@@ -34,12 +34,6 @@ def at(text: str) -> Address:
     return Address.parse(text)
 
 
-@pytest.fixture
-def blue(tmp_path: Path) -> Path:
-    """The directory of the network `blue`; it doesn't exist yet."""
-    return tmp_path / "blue"
-
-
 def directory(blue: Path, *, create: bool = True, patience_s: float = 1.0) -> Directory:
     return Directory(str(blue.parent), blue.name, create, patience_s)
 

@@ -95,7 +95,7 @@ def kernel() -> Kernel:
 def nl(kernel: Kernel) -> Iterator[Socket]:
     with Socket() as nl:
         nl._socket.close()
-        nl._socket = kernel  # type: ignore[assignment]
+        nl._socket = kernel  # type: ignore[assignment]  # in the real one's place
         yield nl
 
 
