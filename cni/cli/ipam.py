@@ -15,8 +15,13 @@ from typing import TYPE_CHECKING, Final
 from cni.attach.node import DEFAULT_RUN_DIR
 from cni.cli import reservations
 from cni.cli.reservations import EARLIER, GONE, MEANINGS, TORN, Place
-from cni.hostlocal import DATA_DIR
+from cni.hostlocal import DATA_DIR, data_dir_of
+from cni.lean import loads
+from cni.plugins import HOST_LOCAL
+from cni.runtime import conflist
+from cni.spec.errors import CNIError
 from cni.spec.request import is_name
+from cni.spec.section import Section
 from ipam.address import Address
 from ipam.nodecidr import LENGTHS, Conflict, Full, NodeCIDRs, Plan, Unreadable
 from ipam.store import Busy
@@ -70,7 +75,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str] = os.environ) -> i
 
 
 def _show(options: argparse.Namespace) -> int:
-    place, network = _place(options), _network(options.network)
+    network = _network(options.network)
+    place = _place(options, network)
     found = reservations.reservations(place, network)
     if options.json:
         told = {
@@ -99,7 +105,8 @@ def _release(options: argparse.Namespace) -> int:
     """By name alone a node's networks, else addresses of a network."""
     if not options.what:
         return _release_node(options)
-    place, network = _place(options), _network(options.name)
+    network = _network(options.name)
+    place = _place(options, network)
     found = reservations.reservations(place, network)
     chosen: list[Reservation] = []
     for text in options.what:
@@ -116,7 +123,8 @@ def _release(options: argparse.Namespace) -> int:
 
 
 def _repair(options: argparse.Namespace) -> int:
-    place, network = _place(options), _network(options.network)
+    network = _network(options.network)
+    place = _place(options, network)
     take = {TORN, EARLIER, *([GONE] if options.gone else [])}
     if options.dry_run:
         _tell(options, "would release", [one for one in reservations.reservations(place, network) if one.state in take])
@@ -157,8 +165,23 @@ def _print_reservations(found: Sequence[Reservation]) -> None:
     _print_table(rows)
 
 
-def _place(options: argparse.Namespace) -> Place:
-    return Place(options.data_dir, options.run_dir)
+def _place(options: argparse.Namespace, network: str) -> Place:
+    return Place(options.data_dir or _configured(Path(options.netconf), network), options.run_dir)
+
+
+def _configured(folder: Path, network: str) -> str:
+    """Where the configuration of the network keeps its reservations; a network without one is an old one's remains."""
+    try:
+        found = conflist.find(folder, network)
+    except conflist.NotFound:
+        return DATA_DIR
+    except CNIError as error:
+        raise Refused(f"{error}; or say where with --data-dir") from error
+    for plugin in found.plugins:
+        keys = Section.of(loads(plugin.text), found.source).section("ipam")
+        if HOST_LOCAL in (plugin.type, keys.text("type")):
+            return data_dir_of(keys)
+    return DATA_DIR
 
 
 def _network(name: str) -> str:
@@ -193,7 +216,7 @@ def _release_node(options: argparse.Namespace) -> int:
     networks = NodeCIDRs(options.file).release(options.name)
     if not networks:
         hint = ""
-        if Path(options.data_dir, options.name).is_dir():
+        if is_name(options.name) and Path(_place(options, options.name).data_dir, options.name).is_dir():
             hint = f"; of the network {options.name}, say which addresses or containers"
         raise Refused(f"no node {options.name} is in {options.file}{hint}")
     if options.json:
@@ -236,7 +259,11 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     every = argparse.ArgumentParser(add_help=False)
     every.add_argument("--json", action="store_true", help="as JSON, for scripts")
     here = argparse.ArgumentParser(add_help=False)
-    here.add_argument("--data-dir", metavar="DIR", default=DATA_DIR, help=f'"dataDir" of the network ({DATA_DIR})')
+    here.add_argument(
+        "--data-dir", metavar="DIR", help=f'"dataDir" (what the network is configured to have, {DATA_DIR})'
+    )
+    netconf = environ.get("NETCONFPATH") or str(conflist.DEFAULT_FOLDER)
+    here.add_argument("--netconf", metavar="DIR", default=netconf, help=f"configurations (NETCONFPATH, {netconf})")
     run_dir = environ.get("PODWIRE_RUN_DIR") or DEFAULT_RUN_DIR
     here.add_argument("--run-dir", metavar="DIR", default=run_dir, help=f"our own state (PODWIRE_RUN_DIR, {run_dir})")
     cluster = argparse.ArgumentParser(add_help=False)

@@ -119,6 +119,40 @@ def test_a_network_that_was_never_used_holds_nothing(tmp_path: Path, podwire: Po
     assert not (tmp_path / "data").exists()
 
 
+@pytest.mark.parametrize(
+    "plugins",
+    [
+        [{"type": "bridge", "ipam": {"type": "host-local", "dataDir": "DATA"}}],
+        [{"type": "tuning"}, {"type": "host-local", "IPAM": {"DataDir": "DATA"}}],
+    ],
+)
+def test_a_network_is_looked_up_where_its_configuration_has_it(
+    blue: Path,
+    plugins: list[dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = json.dumps({"cniVersion": "1.0.0", "name": "blue", "plugins": plugins})
+    (tmp_path / "net.d").mkdir()
+    (tmp_path / "net.d" / "10-blue.conflist").write_text(config.replace("DATA", str(blue.parent)))
+    monkeypatch.setenv("NETCONFPATH", str(tmp_path / "net.d"))
+
+    assert cli.main(["ipam", "show", "blue", "--json", "--run-dir", str(tmp_path / "run")]) == 0
+
+    assert json.loads(capsys.readouterr().out)["directory"] == str(blue)
+
+
+def test_a_folder_of_configurations_that_cannot_be_read_is_no_empty_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+
+    assert cli.main(["ipam", "show", "blue", "--netconf", str(tmp_path / "file")]) == 1
+
+    assert "Not a directory" in capsys.readouterr().err
+
+
 def held(blue: Path) -> list[str]:
     return sorted(path.name for path in blue.iterdir() if path.name[0] in "1f")
 
