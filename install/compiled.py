@@ -25,36 +25,69 @@ if TYPE_CHECKING:
     from types import CodeType
     from typing import TypeVar
 
-    Body = TypeVar("Body", ast.ClassDef, ast.FunctionDef)
+    Body = TypeVar("Body", ast.ClassDef, ast.FunctionDef, ast.If)
 
 
 class Lean(ast.NodeTransformer):
     """Drops what costs time at each start and what no module of ours reads at run time.
 
-    That is the docstrings of functions and classes, the annotations of functions (those of classes are the fields
-    of NamedTuples), and the import of `__future__`, a file of the standard library (0.15 ms). Docstrings of modules
-    stay, for a command's --help; line numbers too: a traceback is worth the 4 % of unmarshalling that they cost.
+    That is: what is there for the type checker alone (`if TYPE_CHECKING:`, and the annotations of functions; those
+    of classes are the fields of NamedTuples), strings that stand by themselves, as docstrings do, and the import
+    of `__future__`, a file of the standard library (0.15 ms). Docstrings of modules stay, for a command's --help;
+    line numbers too: a traceback is worth the 4 % of unmarshalling that they cost.
     """
 
+    def visit_Module(self, node: ast.Module) -> ast.Module:
+        docstring = node.body[:1] if ast.get_docstring(node) is not None else []
+        self.generic_visit(node)
+        node.body = docstring + node.body
+        if "TYPE_CHECKING" not in _read(node):
+            node.body = [one for one in node.body if ast.unparse(one) != "TYPE_CHECKING = False"]
+        return node
+
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
-        return self._without_docstring(node)
+        self.generic_visit(node)
+        return _filled(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         node.returns = None
-        return self._without_docstring(node)
+        self.generic_visit(node)
+        return _filled(node)
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
         node.annotation = None
         return node
 
+    def visit_If(self, node: ast.If) -> ast.If | list[ast.stmt]:
+        match ast.unparse(node.test):
+            case "TYPE_CHECKING":
+                node.body, node.orelse = node.orelse, []
+            case "not TYPE_CHECKING":
+                node.orelse = []
+            case _:
+                self.generic_visit(node)
+                return _filled(node)
+        self.generic_visit(node)
+        return node.body
+
+    def visit_Expr(self, node: ast.Expr) -> ast.Expr | None:
+        is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+        return None if is_text else node
+
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
         return None if node.module == "__future__" else node
 
-    def _without_docstring(self, node: Body) -> Body:
-        if ast.get_docstring(node, clean=False) is not None:
-            node.body[:1] = [] if len(node.body) > 1 else [ast.copy_location(ast.Pass(), node.body[0])]
-        self.generic_visit(node)
-        return node
+
+def _read(node: ast.AST) -> set[str]:
+    """The variables that are read anywhere in it."""
+    return {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Load)}
+
+
+def _filled(node: Body) -> Body:
+    """Something has to stand in a body from which all was dropped."""
+    if not node.body:
+        node.body.append(ast.copy_location(ast.Pass(), node))
+    return node
 
 
 def compiled(file: str, source: str) -> CodeType:

@@ -1,0 +1,108 @@
+"""What the build leaves out of the executable's compiled code: only what no program of ours can tell from the rest."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from install import compiled
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import CodeType
+
+
+def codes(code: CodeType) -> Iterator[CodeType]:
+    """A module's code, and that of everything in it."""
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, type(code)):
+            yield from codes(constant)
+
+
+def words(source: str) -> set[str]:
+    """Every name and text that is in what `source` is compiled to."""
+    found: set[str] = set()
+    for code in codes(compiled.compiled("<podwire>/m.py", source)):
+        constants = {constant for constant in code.co_consts if isinstance(constant, str)}
+        found |= {code.co_name, *code.co_names, *code.co_varnames, *constants}
+    return found
+
+
+def run(source: str) -> dict[str, Any]:
+    """What a module holds after it was executed from its member."""
+    namespace: dict[str, Any] = {"__name__": __name__, "__doc__": None}
+    exec(compiled.compiled("<podwire>/m.py", source), namespace)
+    del namespace["__builtins__"], namespace["__name__"]
+    return namespace
+
+
+# --- for the type checker ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("declared", ["TYPE_CHECKING = False", "from typing import TYPE_CHECKING"])
+def test_what_is_there_for_the_type_checker_is_not_in_a_member(declared: str) -> None:
+    source = f"""
+{declared}
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Feature(Protocol):
+        def wanted(self) -> int: ...
+else:
+    kept = 1
+if not TYPE_CHECKING:
+    also = 2
+else:
+    from typing import Any
+"""
+
+    assert not words(source) & {"Protocol", "Feature", "wanted", "Any"}
+    assert {"kept": 1, "also": 2}.items() <= run(source).items()
+
+
+def test_the_flag_itself_stays_only_where_it_is_read() -> None:
+    imports = "TYPE_CHECKING = False\nif TYPE_CHECKING:\n    import a\n"
+
+    assert run(imports) == {"__doc__": None}
+    assert run(imports + "told = [TYPE_CHECKING]")["told"] == [False]
+
+
+def test_a_body_from_which_all_was_dropped_is_still_one() -> None:
+    source = """
+def function():
+    "Documented."
+    if TYPE_CHECKING:
+        import a
+class Class:
+    "Documented."
+if len("x"):
+    "Why."
+else:
+    other = 1
+"""
+
+    assert set(run(source)) == {"__doc__", "function", "Class"}
+    assert run(source)["function"]() is None
+
+
+def test_other_conditions_are_decided_when_it_runs() -> None:
+    source = "if TYPE_CHECKING or True:\n    a = 1\nTYPE_CHECKED = 1\nif TYPE_CHECKED:\n    b = 1"
+
+    assert run(f"TYPE_CHECKING = False\n{source}") == {
+        "__doc__": None,
+        "TYPE_CHECKING": False,
+        "a": 1,
+        "TYPE_CHECKED": 1,
+        "b": 1,
+    }
+
+
+def test_the_lines_of_a_traceback_stay() -> None:
+    source = '"""Why."""\n\nif TYPE_CHECKING:\n    import a\n\n\ndef fails():\n    """Why."""\n    1 / 0\n'
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        run(source)["fails"]()
+
+    assert caught.traceback[-1].lineno == 8  # counted from 0
