@@ -33,12 +33,12 @@ class Lean(ast.NodeTransformer):
 
     That is: what is there for the type checker alone (`if TYPE_CHECKING:`, and the annotations of functions; those
     of classes are the fields of NamedTuples), strings that stand by themselves, as docstrings do, and the import
-    of `__future__`, a file of the standard library (0.15 ms). Docstrings of modules stay, for a command's --help;
-    line numbers too: a traceback is worth the 4 % of unmarshalling that they cost.
+    of `__future__`, a file of the standard library (0.15 ms). The docstring of a module stays where the module
+    reads it, for a command's --help; line numbers too: a traceback is worth the 4 % of unmarshalling that they cost.
     """
 
     def visit_Module(self, node: ast.Module) -> ast.Module:
-        docstring = node.body[:1] if ast.get_docstring(node) is not None else []
+        docstring = node.body[:1] if ast.get_docstring(node) is not None and "__doc__" in _read(node) else []
         self.generic_visit(node)
         node.body = docstring + node.body
         if "TYPE_CHECKING" not in _read(node):

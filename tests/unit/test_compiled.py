@@ -99,6 +99,35 @@ def test_other_conditions_are_decided_when_it_runs() -> None:
     }
 
 
+# --- texts ------------------------------------------------------------------------------------------
+
+
+def test_a_docstring_stays_where_its_module_reads_it() -> None:
+    reader = '"""Help."""\ndef usage():\n    return __doc__'
+
+    assert run(reader)["usage"]() == "Help."
+    assert run('"""Help."""\nx = 1') == {"__doc__": None, "x": 1}
+    assert run("'a'; 'b'; x = 1") == {"__doc__": None, "x": 1}
+    assert run("def usage():\n    return __doc__\n'not the first'")["usage"]() is None
+
+
+def test_docstrings_of_functions_classes_and_variables_are_not_in_a_member() -> None:
+    source = '''
+X = 1
+"""About X."""
+def function():
+    """About function."""
+    return "kept"
+class Class:
+    """About Class."""
+    def method(self):
+        """About method."""
+'''
+
+    assert not [word for word in words(source) if word.startswith("About")]
+    assert run(source)["function"]() == "kept"
+
+
 def test_the_lines_of_a_traceback_stay() -> None:
     source = '"""Why."""\n\nif TYPE_CHECKING:\n    import a\n\n\ndef fails():\n    """Why."""\n    1 / 0\n'
 
