@@ -31,22 +31,25 @@ if TYPE_CHECKING:
 class Lean(ast.NodeTransformer):
     """Drops what costs time at each start and what no module of ours reads at run time.
 
-    That is: what is there for the type checker alone (`if TYPE_CHECKING:`, and the annotations of functions; those
-    of classes are the fields of NamedTuples), strings that stand by themselves, as docstrings do, and the import
-    of `__future__`, a file of the standard library (0.15 ms). The docstring of a module stays where the module
-    reads it, for a command's --help; line numbers too: a traceback is worth the 4 % of unmarshalling that they cost.
+    That is: what is there for the type checker alone (`if TYPE_CHECKING:`, annotations but for those that are the
+    fields of a record or dataclass), strings that stand by themselves (docstrings, but for a module's that reads
+    its own for a command's --help), and the import of `__future__`, a file of the standard library (0.15 ms).
+    Line numbers stay: a traceback is worth the 4 % of unmarshalling that they cost.
     """
 
     def visit_Module(self, node: ast.Module) -> ast.Module:
         docstring = node.body[:1] if ast.get_docstring(node) is not None and "__doc__" in _read(node) else []
         self.generic_visit(node)
-        node.body = docstring + node.body
+        node.body = docstring + _without_annotations(node.body)
         if "TYPE_CHECKING" not in _read(node):
             node.body = [one for one in node.body if ast.unparse(one) != "TYPE_CHECKING = False"]
         return node
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         self.generic_visit(node)
+        # Those of a class that is made by somebody else's rules may be what it is made from.
+        if not node.bases and not node.keywords and not node.decorator_list:
+            node.body = _without_annotations(node.body)
         return _filled(node)
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
@@ -88,6 +91,17 @@ def _filled(node: Body) -> Body:
     if not node.body:
         node.body.append(ast.copy_location(ast.Pass(), node))
     return node
+
+
+def _without_annotations(body: list[ast.stmt]) -> list[ast.stmt]:
+    """The interpreter keeps those of modules and classes, in a dictionary that it makes for them."""
+    kept: list[ast.stmt] = []
+    for one in body:
+        if not isinstance(one, ast.AnnAssign):
+            kept.append(one)
+        elif one.value is not None:
+            kept.append(ast.copy_location(ast.Assign([one.target], one.value), one))
+    return kept
 
 
 def compiled(file: str, source: str) -> CodeType:

@@ -128,6 +128,38 @@ class Class:
     assert run(source)["function"]() == "kept"
 
 
+# --- annotations ------------------------------------------------------------------------------------
+
+
+def test_annotations_are_in_a_member_only_where_a_class_is_made_of_them() -> None:
+    source = """
+from dataclasses import dataclass
+LIMIT: Module = 3
+later: Module
+class Plain:
+    at: Body = 4
+    declared: Body
+    def __init__(self, x: Argument) -> Returned:
+        self.x: Attribute = x
+        y: Local
+        if x:
+            y = x
+            self.y = y
+@dataclass
+class Record:
+    number: Field
+    text: Field = "t"
+"""
+
+    found = run(source)
+
+    assert not words(source) & {"Module", "Body", "Argument", "Returned", "Attribute", "Local"}
+    assert "__annotations__" not in found
+    assert (found["LIMIT"], found["Plain"].at, found["Plain"](5).x, found["Plain"](5).y) == (3, 4, 5, 5)
+    assert "later" not in found
+    assert repr(found["Record"](1)) == "Record(number=1, text='t')"
+
+
 def test_the_lines_of_a_traceback_stay() -> None:
     source = '"""Why."""\n\nif TYPE_CHECKING:\n    import a\n\n\ndef fails():\n    """Why."""\n    1 / 0\n'
 
