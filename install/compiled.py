@@ -22,6 +22,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Container
     from types import CodeType
     from typing import TypeVar
 
@@ -35,12 +36,17 @@ class Lean(ast.NodeTransformer):
     fields of a record or dataclass), strings that stand by themselves (docstrings, but for a module's that reads
     its own for a command's --help), and the import of `__future__`, a file of the standard library (0.15 ms).
     Line numbers stay: a traceback is worth the 4 % of unmarshalling that they cost.
+
+    And what a module takes from another of ours, it gets from our loader.
     """
+
+    def __init__(self, ours: Container[str]) -> None:
+        self._ours = ours
 
     def visit_Module(self, node: ast.Module) -> ast.Module:
         docstring = node.body[:1] if ast.get_docstring(node) is not None and "__doc__" in _read(node) else []
         self.generic_visit(node)
-        node.body = docstring + _without_annotations(node.body)
+        node.body = [self._bound(one) for one in docstring + _without_annotations(node.body)]
         if "TYPE_CHECKING" not in _read(node):
             node.body = [one for one in node.body if ast.unparse(one) != "TYPE_CHECKING = False"]
         return node
@@ -80,6 +86,17 @@ class Lean(ast.NodeTransformer):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
         return None if node.module == "__future__" else node
 
+    def _bound(self, node: ast.stmt) -> ast.stmt:
+        """`from one.of.ours import a, b`, as a question to the loader (`install.loader.Compiled.names` has why)."""
+        if not isinstance(node, ast.ImportFrom) or node.module not in self._ours:
+            return node
+        names = tuple(alias.name for alias in node.names)
+        targets = "".join(f"{alias.asname or alias.name}, " for alias in node.names)
+        bound = ast.parse(f"({targets}) = __loader__.names({node.module!r}, {names!r})").body[0]
+        for one in ast.walk(bound):
+            ast.copy_location(one, node)
+        return bound
+
 
 def _read(node: ast.AST) -> set[str]:
     """The variables that are read anywhere in it."""
@@ -104,8 +121,8 @@ def _without_annotations(body: list[ast.stmt]) -> list[ast.stmt]:
     return kept
 
 
-def compiled(file: str, source: str) -> CodeType:
-    tree = Lean().visit(ast.parse(source, file))
+def compiled(file: str, source: str, ours: Container[str] = ()) -> CodeType:
+    tree = Lean(ours).visit(ast.parse(source, file))
     flags = __future__.annotations.compiler_flag
     code: CodeType = compile(tree, file, "exec", flags=flags, dont_inherit=True, optimize=0)
     return code
@@ -116,7 +133,7 @@ def member(modules: dict[str, tuple[str, str, list[str]]], parts: list[list[str]
     index: dict[str, object] = {"loader": compiled(*modules[loader][:2])}
     content = b""
     for part in parts:
-        marshalled = marshal.dumps({name: compiled(*modules[name][:2]) for name in part})
+        marshalled = marshal.dumps({name: compiled(*modules[name][:2], modules) for name in part})
         # Starts count from the end of the index: how long that gets, depends on them.
         index.update((name, (len(content), len(marshalled), tuple(modules[name][2]))) for name in part)
         content += marshalled

@@ -19,7 +19,7 @@ from _imp import extension_suffixes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from types import CodeType, ModuleType
     from typing import NoReturn
 
@@ -67,6 +67,14 @@ class Compiled:
                 if package:
                     setattr(made[package], own_name, needed)
         exec(code, module.__dict__)
+
+    def names(self, module: str, names: Sequence[str]) -> Iterator[object]:
+        """What `from module import names` at the top of one of our modules is compiled to; `module` is made by now.
+
+        Up to 3.11 the statement looks for a `__path__` first, and words an AttributeError, which nobody reads, for
+        each module that isn't a package: 2 µs, a hundred and twenty times in an ADD.
+        """
+        return map(sys.modules[module].__dict__.__getitem__, names)
 
     # The names from here on are the import system's.
 

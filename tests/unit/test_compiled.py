@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dis
+import os
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from install import compiled
+from install import compiled, loader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -158,6 +162,51 @@ class Record:
     assert (found["LIMIT"], found["Plain"].at, found["Plain"](5).x, found["Plain"](5).y) == (3, 4, 5, 5)
     assert "later" not in found
     assert repr(found["Record"](1)) == "Record(number=1, text='t')"
+
+
+# --- imports ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ours(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module that counts as ours, and has been executed."""
+    module = ModuleType("ours")
+    module.__dict__.update(a=1, b=2)
+    monkeypatch.setitem(sys.modules, "ours", module)
+    return module
+
+
+def test_what_a_module_takes_from_another_comes_from_the_loader(ours: ModuleType) -> None:
+    code = compiled.compiled("<podwire>/m.py", "from ours import a, b as c\nfrom ours import b\n", {"ours"})
+    with open(os.devnull, "rb") as nothing:
+        namespace = {"__loader__": loader.Compiled({}, nothing.fileno())}
+
+    exec(code, namespace)
+
+    assert namespace.items() >= {"a": 1, "c": 2, "b": 2}.items()
+    assert "IMPORT_NAME" not in {instruction.opname for instruction in dis.get_instructions(code)}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from other import a",
+        "import ours",
+        "def later():\n    from ours import a",
+        "try:\n    from ours import a\nexcept ImportError:\n    pass",
+    ],
+)
+def test_every_other_import_stays_one(source: str) -> None:
+    names = [
+        instruction.opname
+        for code in codes(compiled.compiled("<podwire>/m.py", source, {"ours"}))
+        for instruction in dis.get_instructions(code)
+    ]
+
+    assert "IMPORT_NAME" in names
+
+
+# --- tracebacks -------------------------------------------------------------------------------------
 
 
 def test_the_lines_of_a_traceback_stay() -> None:
