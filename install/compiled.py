@@ -24,9 +24,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Container
     from types import CodeType
-    from typing import TypeVar
-
-    Body = TypeVar("Body", ast.ClassDef, ast.FunctionDef, ast.If)
+    from typing import Any
 
 
 class Lean(ast.NodeTransformer):
@@ -37,13 +35,23 @@ class Lean(ast.NodeTransformer):
     its own for a command's --help), and the import of `__future__`, a file of the standard library (0.15 ms).
     Line numbers stay: a traceback is worth the 4 % of unmarshalling that they cost.
 
-    And what a module takes from another of ours, it gets from our loader.
+    And it does at once what the interpreter would come to by detours: the fields of a record are those that stand
+    in its class, and what a module takes from another of ours, it gets from our loader.
     """
 
     def __init__(self, ours: Container[str]) -> None:
         self._ours = ours
+        self._has_records = False
+
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        super().generic_visit(node)
+        if not isinstance(node, ast.Module) and getattr(node, "body", None) == []:
+            node.body = [ast.Pass(lineno=node.lineno, col_offset=0)]  # type: ignore[attr-defined]  # all was dropped
+        return node
 
     def visit_Module(self, node: ast.Module) -> ast.Module:
+        imports = [one for one in node.body if isinstance(one, ast.ImportFrom) and one.module == "cni.lean"]
+        self._has_records = "NamedTuple" in {alias.asname or alias.name for one in imports for alias in one.names}
         docstring = node.body[:1] if ast.get_docstring(node) is not None and "__doc__" in _read(node) else []
         self.generic_visit(node)
         node.body = [self._bound(one) for one in docstring + _without_annotations(node.body)]
@@ -53,15 +61,19 @@ class Lean(ast.NodeTransformer):
 
     def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
         self.generic_visit(node)
+        fields = self._fields(node)
+        if fields is not None:
+            node.bases = [_at(node, "tuple").value]
+            node.body = [*_without_annotations(node.body), _at(node, f"NamedTuple.complete(locals(), {fields})")]
         # Those of a class that is made by somebody else's rules may be what it is made from.
-        if not node.bases and not node.keywords and not node.decorator_list:
-            node.body = _without_annotations(node.body)
-        return _filled(node)
+        elif not node.bases and not node.keywords and not node.decorator_list:
+            node.body = _without_annotations(node.body) or [_at(node, "pass")]
+        return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         node.returns = None
         self.generic_visit(node)
-        return _filled(node)
+        return node
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
         node.annotation = None
@@ -75,7 +87,7 @@ class Lean(ast.NodeTransformer):
                 node.orelse = []
             case _:
                 self.generic_visit(node)
-                return _filled(node)
+                return node
         self.generic_visit(node)
         return node.body
 
@@ -86,28 +98,39 @@ class Lean(ast.NodeTransformer):
     def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
         return None if node.module == "__future__" else node
 
+    def _fields(self, node: ast.ClassDef) -> tuple[str, ...] | None:
+        """Those of a `cni.lean.NamedTuple`; None for any other class, and where they aren't plain to see."""
+        if not self._has_records or [ast.unparse(base) for base in node.bases] != ["NamedTuple"] or node.keywords:
+            return None
+        simple = ast.AnnAssign | ast.Assign | ast.FunctionDef | ast.Expr | ast.Pass
+        fields = [ast.unparse(one.target) for one in node.body if isinstance(one, ast.AnnAssign)]
+        # The names of private ones would change, and typing has none that begin with an underscore.
+        plain = all(field.isidentifier() and field[0] != "_" for field in fields)
+        return tuple(fields) if plain and all(isinstance(one, simple) for one in node.body) else None
+
     def _bound(self, node: ast.stmt) -> ast.stmt:
         """`from one.of.ours import a, b`, as a question to the loader (`install.loader.Compiled.names` has why)."""
         if not isinstance(node, ast.ImportFrom) or node.module not in self._ours:
             return node
+        if node.names[0].name == "*":
+            return node
         names = tuple(alias.name for alias in node.names)
         targets = "".join(f"{alias.asname or alias.name}, " for alias in node.names)
-        bound = ast.parse(f"({targets}) = __loader__.names({node.module!r}, {names!r})").body[0]
-        for one in ast.walk(bound):
-            ast.copy_location(one, node)
+        bound: ast.stmt = _at(node, f"({targets}) = __loader__.names({node.module!r}, {names!r})")
         return bound
+
+
+def _at(place: ast.stmt, text: str) -> Any:
+    """The statement that `text` is, as if it stood at another's place."""
+    statement = ast.parse(text).body[0]
+    for one in ast.walk(statement):
+        ast.copy_location(one, place)
+    return statement
 
 
 def _read(node: ast.AST) -> set[str]:
     """The variables that are read anywhere in it."""
     return {one.id for one in ast.walk(node) if isinstance(one, ast.Name) and isinstance(one.ctx, ast.Load)}
-
-
-def _filled(node: Body) -> Body:
-    """Something has to stand in a body from which all was dropped."""
-    if not node.body:
-        node.body.append(ast.copy_location(ast.Pass(), node))
-    return node
 
 
 def _without_annotations(body: list[ast.stmt]) -> list[ast.stmt]:

@@ -81,6 +81,11 @@ def function():
         import a
 class Class:
     "Documented."
+try:
+    "Why."
+finally:
+    if TYPE_CHECKING:
+        import a
 if len("x"):
     "Why."
 else:
@@ -162,6 +167,48 @@ class Record:
     assert (found["LIMIT"], found["Plain"].at, found["Plain"](5).x, found["Plain"](5).y) == (3, 4, 5, 5)
     assert "later" not in found
     assert repr(found["Record"](1)) == "Record(number=1, text='t')"
+
+
+# --- records ----------------------------------------------------------------------------------------
+
+RECORD = """
+from cni.lean import NamedTuple
+class Record(NamedTuple):
+    first: Field
+    second: Field = 2
+    third: Field = second + 1
+    def total(self) -> Returned:
+        return sum(self)
+"""
+"""The whole of what a record does is tried in `tests/unit/test_lean.py`, on one of a member too."""
+
+
+def test_a_record_is_made_without_annotations_and_without_a_class_to_make_it() -> None:
+    record = run(RECORD)["Record"]
+
+    assert (record._fields, record._field_defaults) == (("first", "second", "third"), {"second": 2, "third": 3})
+    assert (record(1), record(1).total(), repr(record(0, third=5))) == (
+        (1, 2, 3),
+        6,
+        "Record(first=0, second=2, third=5)",
+    )
+    assert "__annotations__" not in vars(record)
+    assert not words(RECORD) & {"Field", "Returned", "__annotations__"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("from cni.lean import NamedTuple", "from typing import NamedTuple"),
+        ("class Record(NamedTuple)", "Other = NamedTuple\nclass Record(Other)"),
+        ("    def total", "    if third:\n        fourth: Field = 5\n    def total"),
+    ],
+)
+def test_a_record_that_is_not_plainly_one_of_ours_is_made_by_its_base(change: tuple[str, str]) -> None:
+    record = run(RECORD.replace(*change))["Record"]
+
+    assert record._fields[:3] == ("first", "second", "third")
+    assert tuple(vars(record)["__annotations__"]) == record._fields
 
 
 # --- imports ----------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import collections
 import copy
 import ctypes
 import importlib.util
+import inspect
 import json
 import math
 import os
@@ -23,6 +24,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cni import lean
+from install import compiled
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -304,7 +306,20 @@ def records(base: Any) -> tuple[Any, Any]:
     return Link, Nothing
 
 
-RECORDS = {**{way: records(module.NamedTuple) for way, module in WAYS.items()}, "typing": records(typing.NamedTuple)}
+def from_a_member() -> tuple[Any, Any]:
+    """The same, from what the build makes of them."""
+    source = inspect.getsource(records).replace("(base)", "(NamedTuple)")
+    namespace: dict[str, Any] = {"__name__": __name__}
+    exec(compiled.compiled("<podwire>/m.py", f"from cni.lean import NamedTuple\n{source}"), namespace)
+    made: tuple[Any, Any] = namespace["records"](None)
+    return made
+
+
+RECORDS = {
+    **{way: records(module.NamedTuple) for way, module in WAYS.items()},
+    "member": from_a_member(),
+    "typing": records(typing.NamedTuple),
+}
 """The standard library's among them: what ours must do is what it does."""
 
 
@@ -345,8 +360,9 @@ def test_missing_and_surplus_fields_are_a_type_error(link: Any, values: Any, nam
         link(*values, **named)
 
 
-def test_the_error_names_the_record_and_the_fields() -> None:
-    link, _ = RECORDS["parts"]
+@pytest.mark.parametrize("way", ["parts", "twins", "member"])
+def test_the_error_names_the_record_and_the_fields(way: str) -> None:
+    link, _ = RECORDS[way]
 
     with pytest.raises(TypeError, match=r"Link\(name, mtu, tags\): missing name, not understood vlan"):
         link(mtu=1, vlan=5)
@@ -374,8 +390,13 @@ def test_a_record_has_its_class_behaviour(link: Any) -> None:
     assert type(made.wider(10)) is link
     assert str(made) == "link eth0"
     assert repr(made) == "Link(name='eth0', mtu=1500, tags=())"
-    assert link.__doc__ == "One link."
     assert link.__name__ == "Link"
+
+
+def test_a_record_has_a_docstring_as_far_as_there_are_any() -> None:
+    assert {way: link.__doc__ for way, (link, _) in RECORDS.items()} == {
+        way: None if way == "member" else "One link." for way in RECORDS
+    }
 
 
 def test_a_record_tells_its_fields(link: Any) -> None:
@@ -416,6 +437,26 @@ def test_a_record_can_be_pickled() -> None:
 
     assert made == Pickled("a", 1500)
     assert type(made) is Pickled
+
+
+def test_a_record_of_a_member_has_what_one_of_the_source_has() -> None:
+    for from_source, from_member in zip(RECORDS["parts"], RECORDS["member"], strict=True):
+        assert set(vars(from_source)) - set(vars(from_member)) <= {"__annotations__"}
+        assert set(vars(from_member)) <= set(vars(from_source))
+        assert from_source.__mro__[1:] == from_member.__mro__[1:] == (tuple, object)
+        assert type(from_source) is type(from_member) is type
+
+
+def test_classes_share_their_getters() -> None:
+    class Wide(lean.NamedTuple):
+        a: int
+        b: int
+
+    class Narrow(lean.NamedTuple):
+        other: int
+
+    assert vars(Wide)["a"] is vars(Narrow)["other"]
+    assert Wide(1, 2).b == 2
 
 
 @pytest.mark.parametrize("way", RECORDS)
