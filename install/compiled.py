@@ -42,6 +42,8 @@ class Lean(ast.NodeTransformer):
     def __init__(self, ours: Container[str]) -> None:
         self._ours = ours
         self._has_records = False
+        self._is_later = False
+        self._is_tried = False
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
         super().generic_visit(node)
@@ -54,7 +56,7 @@ class Lean(ast.NodeTransformer):
         self._has_records = "NamedTuple" in {alias.asname or alias.name for one in imports for alias in one.names}
         docstring = node.body[:1] if ast.get_docstring(node) is not None and "__doc__" in _read(node) else []
         self.generic_visit(node)
-        node.body = [self._bound(one) for one in docstring + _without_annotations(node.body)]
+        node.body = docstring + _without_annotations(node.body)
         if "TYPE_CHECKING" not in _read(node):
             node.body = [one for one in node.body if ast.unparse(one) != "TYPE_CHECKING = False"]
         return node
@@ -72,7 +74,9 @@ class Lean(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef:
         node.returns = None
+        outer, self._is_later = self._is_later, True
         self.generic_visit(node)
+        self._is_later = outer
         return node
 
     def visit_arg(self, node: ast.arg) -> ast.arg:
@@ -95,8 +99,24 @@ class Lean(ast.NodeTransformer):
         is_text = isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         return None if is_text else node
 
-    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
-        return None if node.module == "__future__" else node
+    def visit_Try(self, node: ast.Try) -> ast.Try:
+        outer, self._is_tried = self._is_tried, True
+        self.generic_visit(node)
+        self._is_tried = outer
+        return node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.stmt | None:
+        """`from one.of.ours import a, b` becomes a question to the loader (`install.loader.Compiled.names` has why)."""
+        module, names = node.module, [alias.name for alias in node.names]
+        if module == "__future__":
+            return None
+        if module not in self._ours or names == ["*"] or self._is_tried:
+            return node
+        made = [one for one in (module, *(f"{module}.{name}" for name in names)) if one in self._ours]
+        targets = "".join(f"{alias.asname or alias.name}, " for alias in node.names)
+        question = f"later({tuple(made)}, " if self._is_later else "names("
+        bound: ast.stmt = _at(node, f"({targets}) = __loader__.{question}{module!r}, {tuple(names)})")
+        return bound
 
     def _fields(self, node: ast.ClassDef) -> tuple[str, ...] | None:
         """Those of a `cni.lean.NamedTuple`; None for any other class, and where they aren't plain to see."""
@@ -107,17 +127,6 @@ class Lean(ast.NodeTransformer):
         # The names of private ones would change, and typing has none that begin with an underscore.
         plain = all(field.isidentifier() and field[0] != "_" for field in fields)
         return tuple(fields) if plain and all(isinstance(one, simple) for one in node.body) else None
-
-    def _bound(self, node: ast.stmt) -> ast.stmt:
-        """`from one.of.ours import a, b`, as a question to the loader (`install.loader.Compiled.names` has why)."""
-        if not isinstance(node, ast.ImportFrom) or node.module not in self._ours:
-            return node
-        if node.names[0].name == "*":
-            return node
-        names = tuple(alias.name for alias in node.names)
-        targets = "".join(f"{alias.asname or alias.name}, " for alias in node.names)
-        bound: ast.stmt = _at(node, f"({targets}) = __loader__.names({node.module!r}, {names!r})")
-        return bound
 
 
 def _at(place: ast.stmt, text: str) -> Any:

@@ -19,7 +19,7 @@ from _imp import extension_suffixes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from types import CodeType, ModuleType
     from typing import NoReturn
 
@@ -38,6 +38,8 @@ class Compiled:
         self._executable = executable
         self._parts_start = posix.lseek(executable, 0, 1)
         self._parts: dict[int, dict[str, CodeType]] = {}
+        # A command for people may have threads by the time that a function imports something.
+        self._is_alone = b"CNI_COMMAND" in posix.environ
 
     def get_code(self, name: str) -> CodeType:
         start, size, _ = self._index[name]
@@ -45,36 +47,50 @@ class Compiled:
             self._parts[start] = marshal.loads(posix.pread(self._executable, size, self._parts_start + start))
         return self._parts[start][name]
 
-    def execute(self, module: ModuleType, code: CodeType) -> None:
-        """Executes a module, and before it those that it imports, so that its import statements find them made.
+    def make(self, names: Iterable[str]) -> None:
+        """Executes modules, and before each those that it imports, so that its import statements find them made.
 
-        That is worth 15 µs a module, which the import system spends on locks, specs and asking around; it is
+        That is worth 10 µs a module, which the import system spends on locks, specs and asking around; it is
         only for modules that nobody else imports at the same time, as during the start of a program.
         """
         made = sys.modules
-        for name in self._index[module.__name__][2]:
+        for name in names:
             if name not in made:
-                needed = made[name] = type(module)(name)
-                needed.__loader__ = self  # type: ignore[assignment]  # see find_spec
-                code_needed = self.get_code(name)
+                module = made[name] = type(sys)(name)
+                module.__loader__ = self  # type: ignore[assignment]  # see find_spec
                 package, _, own_name = name.rpartition(".")
-                if is_package(code_needed):
-                    needed.__path__ = []
-                    needed.__package__ = name
-                else:
-                    needed.__package__ = package
-                self.execute(needed, code_needed)
+                try:
+                    code = self.get_code(name)
+                    if is_package(code):
+                        module.__path__ = []
+                        module.__package__ = name
+                    else:
+                        module.__package__ = package
+                    self.make(self._index[name][2])
+                    exec(code, module.__dict__)
+                except BaseException:
+                    del made[name]
+                    raise
                 if package:
-                    setattr(made[package], own_name, needed)
-        exec(code, module.__dict__)
+                    setattr(made[package], own_name, module)
+
+    # The next two are what the build makes of `from module import names`, where that is a module of ours.
 
     def names(self, module: str, names: Sequence[str]) -> Iterator[object]:
-        """What `from module import names` at the top of one of our modules is compiled to; `module` is made by now.
+        """Of a module that is made by now, since the statement stands at the top of another.
 
-        Up to 3.11 the statement looks for a `__path__` first, and words an AttributeError, which nobody reads, for
+        Up to 3.11 the interpreter looks for a `__path__` first, and words an AttributeError, which nobody reads, for
         each module that isn't a package: 2 µs, a hundred and twenty times in an ADD.
         """
         return map(sys.modules[module].__dict__.__getitem__, names)
+
+    def later(self, modules: Sequence[str], module: str, names: Sequence[str]) -> Iterator[object]:
+        """In a function: `modules`, which are `module` and those among `names`, may have to be made."""
+        if self._is_alone:
+            self.make(modules)
+        else:
+            __import__(module, fromlist=names)
+        return self.names(module, names)
 
     # The names from here on are the import system's.
 
@@ -89,7 +105,8 @@ class Compiled:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        self.execute(module, self.get_code(module.__name__))
+        self.make(self._index[module.__name__][2])
+        exec(self.get_code(module.__name__), module.__dict__)
 
     def get_source(self, name: str) -> str | None:
         """For tracebacks, which show the lines of a module whose loader knows them."""
@@ -128,11 +145,11 @@ def run(index: Index, executable: int) -> NoReturn:
     """Becomes the program."""
     if b"CNI_COMMAND" not in posix.environ:
         gc.enable()  # the header switched it off; a command for people may live long
-    sys.meta_path.insert(0, Compiled(index, executable))
+    compiled = Compiled(index, executable)
+    sys.meta_path.insert(0, compiled)
     sys.meta_path.insert(-1, Extensions(sys.path[-1]))
-    from cni.__main__ import main
-
-    raise SystemExit(main(sys.argv))
+    compiled.make(("cni.__main__",))
+    raise SystemExit(sys.modules["cni.__main__"].main(sys.argv))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dis
-import os
+import marshal
 import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +13,8 @@ from install import compiled, loader
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import CodeType
+    from pathlib import Path
+    from types import CodeType, ModuleType
 
 
 def codes(code: CodeType) -> Iterator[CodeType]:
@@ -213,44 +213,95 @@ def test_a_record_that_is_not_plainly_one_of_ours_is_made_by_its_base(change: tu
 
 # --- imports ----------------------------------------------------------------------------------------
 
+OURS = {
+    "ours": "a = 1\nb = 2\ncount = []",
+    "ours.early": "from ours import a, count as counted\nfrom ours import b\ncounted.append(1)",
+    "ours.late": "LATE = 3",
+    "ours.broken": "import nothing_of_this_name",
+    "ours.program": """
+from ours import early
+def later(x):
+    if x:
+        from ours.late import LATE
+        from ours import late as again, a
+        return LATE, again.LATE, a
+def fails():
+    from ours import broken
+""",
+}
 
-@pytest.fixture
-def ours(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """A module that counts as ours, and has been executed."""
-    module = ModuleType("ours")
-    module.__dict__.update(a=1, b=2)
-    monkeypatch.setitem(sys.modules, "ours", module)
-    return module
+
+@pytest.fixture(params=["1", None], ids=["plugin", "command"])
+def program(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """`ours.program`, made by the loader in the process of a plugin and of a command for people."""
+    modules: dict[str, tuple[str, str, list[str]]] = {
+        name: (f"<podwire>/{name}{'/__init__' if name == 'ours' else ''}.py", source, [])
+        for name, source in OURS.items()
+    }
+    modules["ours.early"][2].append("ours")
+    modules["ours.program"][2].extend(["ours", "ours.early"])
+    index, parts = compiled.member(modules, [[name] for name in modules], "ours")
+    (tmp_path / "parts").write_bytes(parts)
+    environ = {b"CNI_COMMAND": b"ADD"} if request.param else {}
+    monkeypatch.setattr("posix.environ", environ)
+    with (tmp_path / "parts").open("rb") as file:
+        finder = loader.Compiled(marshal.loads(index), file.fileno())
+        monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+        finder.make(["ours.program"])
+        yield sys.modules["ours.program"]
+    for name in set(OURS) & set(sys.modules):
+        del sys.modules[name]
 
 
-def test_what_a_module_takes_from_another_comes_from_the_loader(ours: ModuleType) -> None:
-    code = compiled.compiled("<podwire>/m.py", "from ours import a, b as c\nfrom ours import b\n", {"ours"})
-    with open(os.devnull, "rb") as nothing:
-        namespace = {"__loader__": loader.Compiled({}, nothing.fileno())}
+def test_what_modules_take_from_each_other_they_get(program: ModuleType) -> None:
+    early = sys.modules["ours.early"]
 
-    exec(code, namespace)
+    assert (early.a, early.b, early.counted) == (1, 2, [1])
+    assert program.early is sys.modules["ours"].early is early
 
-    assert namespace.items() >= {"a": 1, "c": 2, "b": 2}.items()
-    assert "IMPORT_NAME" not in {instruction.opname for instruction in dis.get_instructions(code)}
+
+def test_what_a_function_imports_is_made_when_it_is_called(program: ModuleType) -> None:
+    before = "ours.late" in sys.modules
+
+    assert not before
+    assert program.later(1) == program.later(1) == (3, 3, 1)
+    assert sys.modules["ours"].late is sys.modules["ours.late"]
+
+
+def test_a_module_that_fails_is_not_there_and_can_be_tried_again(program: ModuleType) -> None:
+    for _ in range(2):
+        with pytest.raises(ModuleNotFoundError, match="nothing_of_this_name"):
+            program.fails()
+
+        assert "ours.broken" not in sys.modules
+
+
+def imports(source: str) -> list[str]:
+    """What the import system is asked for by a module and its functions, `ours` being ours."""
+    return [
+        instruction.argval
+        for code in codes(compiled.compiled("<podwire>/m.py", source, {"ours"}))
+        for instruction in dis.get_instructions(code)
+        if instruction.opname == "IMPORT_NAME"
+    ]
+
+
+def test_the_import_system_is_not_asked_for_what_is_ours() -> None:
+    assert not imports("from ours import a\ndef later():\n    from ours import b as c, d")
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        "from other import a",
+        "from ours.other import a",
         "import ours",
-        "def later():\n    from ours import a",
+        "from ours import *",
         "try:\n    from ours import a\nexcept ImportError:\n    pass",
+        "def later():\n    try:\n        from ours import a\n    except ImportError:\n        pass",
     ],
 )
 def test_every_other_import_stays_one(source: str) -> None:
-    names = [
-        instruction.opname
-        for code in codes(compiled.compiled("<podwire>/m.py", source, {"ours"}))
-        for instruction in dis.get_instructions(code)
-    ]
-
-    assert "IMPORT_NAME" in names
+    assert imports(source)
 
 
 # --- tracebacks -------------------------------------------------------------------------------------
