@@ -53,19 +53,16 @@ OLDEST, NEWEST = 11, 20
 # done rarely in a string. No single quote may occur in it. It has to be valid Python 3.6: an interpreter without
 # a member, of whatever version, comes to install.sources, which looks at the version.
 FIRST = '''\
-import sys,gc,marshal,posix
+import sys,marshal,posix
+try:
+ f=posix.open(sys.argv[1],0)
+ p,n=@members@[sys.modules["_frozen_importlib_external"].MAGIC_NUMBER]
+ posix.lseek(f,p,2)
+ c=marshal.loads(posix.read(f,n))
+except Exception:c={}
+exec(c.pop("loader","""
 a=sys.argv
 del a[0]
-gc.disable()
-c={}
-try:
- f=posix.open(a[0],0)
- p,n=@members@[sys.implementation.cache_tag]
- posix.lseek(f,p,2)
- if posix.read(f,4)==sys.modules["_frozen_importlib_external"].MAGIC_NUMBER:c=marshal.loads(posix.read(f,n))
-except Exception:pass
-exec(c.pop("loader","""
-gc.enable()
 sys.path[:0]=a[:1]
 try:
  from install.sources import run
@@ -257,14 +254,17 @@ def _assembled(members: Mapping[str, bytes], python: str | None) -> bytes:
     of the file. (`unzip` remarks on bytes before the archive, and goes on.)
     """
     packed = _archive(members)
-    places: dict[str, tuple[int, int]] = {}
+    tags, places = [], []
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         for name, content in members.items():
             if name.startswith(COMPILED):
-                start = archive.getinfo(name).header_offset + LOCAL_HEADER_BYTES + len(name) + 4
-                places[name.removeprefix(COMPILED)] = (start - len(packed), int.from_bytes(content[:4], "big"))
-    first = FIRST.replace("@members@", json.dumps(places, separators=(",", ":")))
-    header = HEADER.replace("@first@", first).replace("@pythons@", _pythons(places, python))
+                tags.append(name.removeprefix(COMPILED))
+                # By what an interpreter knows its own code: where the index begins, and its length.
+                magic = "".join(f"\\x{byte:02x}" for byte in content[4:8])
+                start = archive.getinfo(name).header_offset + LOCAL_HEADER_BYTES + len(name) + 8
+                places.append(f'b"{magic}":({start - len(packed)},{int.from_bytes(content[:4], "big")})')
+    first = FIRST.replace("@members@", f"{{{','.join(places)}}}")
+    header = HEADER.replace("@first@", first).replace("@pythons@", _pythons(tags, python))
     return header.encode("utf-8", "surrogateescape") + packed
 
 

@@ -143,8 +143,9 @@ def is_package(code: CodeType) -> bool:
 
 def run(index: Index, executable: int) -> NoReturn:
     """Becomes the program."""
-    if b"CNI_COMMAND" not in posix.environ:
-        gc.enable()  # the header switched it off; a command for people may live long
+    del sys.argv[0]  # -c
+    if b"CNI_COMMAND" in posix.environ:
+        gc.disable()  # but not for people, whose command may live long
     compiled = Compiled(index, executable)
     sys.meta_path.insert(0, compiled)
     sys.meta_path.insert(-1, Extensions(sys.path[-1]))
