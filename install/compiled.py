@@ -15,6 +15,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import dis
 import importlib.util
 import json
 import marshal
@@ -263,14 +264,21 @@ def marshalled(value: Any) -> bytes:
     return dense if marshal.loads(dense) == value else data
 
 
+def builtins(code: CodeType) -> list[str]:
+    """The modules built in here that a module imports when it is, and not later by its functions."""
+    imports = [one.argval for one in dis.get_instructions(code) if one.opname == "IMPORT_NAME"]
+    return [name for name in imports if name in sys.builtin_module_names]
+
+
 def member(modules: dict[str, tuple[str, str, list[str]]], parts: list[list[str]], loader: str) -> tuple[bytes, bytes]:
     """Index and parts; `modules` are {name: [file name, source text, needs]}."""
     index: dict[str, object] = {"loader": compiled(*modules[loader][:2])}
     content = b""
     for part in parts:
-        code = marshalled({name: compiled(*modules[name][:2], modules) for name in part})
+        codes = {name: compiled(*modules[name][:2], modules) for name in part}
+        code = marshalled(codes)
         # Starts count from the end of the index: how long that gets, depends on them.
-        index.update((name, (len(content), len(code), tuple(modules[name][2]))) for name in part)
+        index.update((name, (len(content), len(code), (*modules[name][2], *builtins(codes[name])))) for name in part)
         content += code
     return marshalled(index), content
 

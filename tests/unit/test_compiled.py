@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import importlib
 import marshal
 import subprocess
 import sys
@@ -276,6 +277,42 @@ def test_a_module_that_fails_is_not_there_and_can_be_tried_again(program: Module
             program.fails()
 
         assert "ours.broken" not in sys.modules
+
+
+def test_modules_that_are_built_in_are_needed_where_they_are_not_imported_later() -> None:
+    source = "try:\n    import errno, json\nexcept ImportError:\n    from time import x\ndef later():\n    import gc"
+
+    assert compiled.builtins(compiled.compiled("<podwire>/m.py", source)) == ["errno", "time"]
+
+
+@pytest.mark.parametrize("name", ["errno", "_struct", "select"])
+def test_a_module_that_is_built_in_is_made_as_the_import_system_does(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name not in sys.builtin_module_names:
+        pytest.skip(f"lacks: {name} in the interpreter")
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    expected = importlib.import_module(name)
+    monkeypatch.delitem(sys.modules, name)
+
+    loader.make_builtin(name)
+
+    made = sys.modules[name]
+    assert made is not expected
+    assert vars(made).keys() == vars(expected).keys()
+    assert (made.__spec__, made.__loader__, made.__package__) == (
+        expected.__spec__,
+        expected.__loader__,
+        expected.__package__,
+    )
+
+
+def test_what_the_build_had_built_in_and_we_have_not_is_left_to_the_statement(program: ModuleType) -> None:
+    finder: Any = program.__loader__
+
+    finder.make(["nothing_of_this_name"])
+
+    assert "nothing_of_this_name" not in sys.modules
 
 
 def imports(source: str) -> list[str]:
