@@ -20,19 +20,12 @@ import importlib.util
 import json
 import marshal
 import sys
-from collections import Counter
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator
+    from collections.abc import Container
     from types import CodeType
     from typing import Any
-
-    Node = tuple[str, bytes, tuple[int, ...]]
-    """One object: its type, what is written of it, and the objects that it is made of (indexes of other nodes)."""
-
-REFERRED = 0x80
-"""Added to the type of an object that has a number, in the order in which they begin (FLAG_REF of marshal.c)."""
 
 
 class Lean(ast.NodeTransformer):
@@ -168,102 +161,6 @@ def compiled(file: str, source: str, ours: Container[str] = ()) -> CodeType:
     return code
 
 
-class Dense:
-    """Marshalled data anew, with what is equal in it written once and referred to elsewhere.
-
-    `marshal` refers to what is the same object. Two functions with the same arguments have equal tuples of names,
-    not the same, and so on: one in ten of all objects, each of which takes a start memory and a quarter of a
-    microsecond. And it numbers most objects for references that never come.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._at = 0
-        self._numbered: list[int] = []
-        """What the data refers to, as indexes of `_nodes`."""
-        self._nodes: dict[Node, int] = {}
-        self._root = self._read()
-        self._used = Counter(part for _, _, parts in self._nodes for part in parts)
-        self._written: dict[int, int] = {}
-        """What may be referred to by number, with its number."""
-        self.data = b"".join(self._writing(self._root, list(self._nodes)))
-
-    def _take(self, size: int) -> bytes:
-        self._at += size
-        return self._data[self._at - size : self._at]
-
-    def _read(self) -> int:
-        """The index of the object that comes next. Raises ValueError for what doesn't occur in our code, as of 3.13."""
-        byte = self._take(1)[0]
-        kind, parts = chr(byte & ~REFERRED), []
-        number = len(self._numbered)
-        if byte & REFERRED:
-            self._numbered.append(-1)
-        match kind:
-            case "r":
-                return self._numbered[int.from_bytes(self._take(4), "little")]
-            case "N" | "T" | "F" | ".":
-                own = b""
-            case "i":
-                own = self._take(4)
-            case "g":
-                own = self._take(8)
-            case "l":
-                own = self._take(4)
-                own += self._take(2 * abs(int.from_bytes(own, "little", signed=True)))
-            case "s" | "u" | "t" | "a" | "A":
-                own = self._take(4)
-                own += self._take(int.from_bytes(own, "little"))
-            case "z" | "Z":
-                own = self._take(1)
-                own += self._take(own[0])
-            case ")" | "(" | ">":
-                own = self._take(1 if kind == ")" else 4)
-                parts = [self._read() for _ in range(int.from_bytes(own, "little"))]
-            case "{":
-                own = b""
-                while self._data[self._at] != ord("0"):
-                    parts += [self._read(), self._read()]
-                self._take(1)
-            case "c":
-                own = self._take(20)
-                parts = [self._read() for _ in range(8)]
-                own += self._take(4)
-                parts += [self._read(), self._read()]
-            case _:
-                raise ValueError(f"{kind!r} in marshalled data")
-        index = self._nodes.setdefault((kind, own, tuple(parts)), len(self._nodes))
-        if byte & REFERRED:
-            self._numbered[number] = index
-        return index
-
-    def _writing(self, index: int, nodes: list[Node]) -> Iterator[bytes]:
-        kind, own, parts = nodes[index]
-        if index in self._written:
-            yield b"r" + self._written[index].to_bytes(4, "little")
-            return
-        is_referred = self._used[index] > 1 and kind not in "NTF.{"
-        if is_referred:
-            self._written[index] = len(self._written)
-        yield bytes([ord(kind) | (REFERRED if is_referred else 0)])
-        yield own[:20] if kind == "c" else own
-        for place, part in enumerate(parts):
-            if kind == "c" and place == 8:
-                yield own[20:]
-            yield from self._writing(part, nodes)
-        if kind == "{":
-            yield b"0"
-
-
-def marshalled(value: Any) -> bytes:
-    data = marshal.dumps(value)
-    try:
-        dense = Dense(data).data
-    except ValueError:
-        return data  # of an interpreter that has other kinds of objects than those that we know
-    return dense if marshal.loads(dense) == value else data
-
-
 def builtins(code: CodeType) -> list[str]:
     """The modules built in here that a module imports when it is, and not later by its functions."""
     imports = [one.argval for one in dis.get_instructions(code) if one.opname == "IMPORT_NAME"]
@@ -276,11 +173,11 @@ def member(modules: dict[str, tuple[str, str, list[str]]], parts: list[list[str]
     content = b""
     for part in parts:
         codes = {name: compiled(*modules[name][:2], modules) for name in part}
-        code = marshalled(codes)
+        code = marshal.dumps(codes)
         # Starts count from the end of the index: how long that gets, depends on them.
         index.update((name, (len(content), len(code), (*modules[name][2], *builtins(codes[name])))) for name in part)
         content += code
-    return marshalled(index), content
+    return marshal.dumps(index), content
 
 
 if __name__ == "__main__":

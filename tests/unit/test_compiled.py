@@ -5,14 +5,12 @@ from __future__ import annotations
 import dis
 import importlib
 import marshal
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from install import compiled, loader
-from tests import interpreters, session
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -341,50 +339,6 @@ def test_the_import_system_is_not_asked_for_what_is_ours() -> None:
 )
 def test_every_other_import_stays_one(source: str) -> None:
     assert imports(source)
-
-
-# --- marshalled -------------------------------------------------------------------------------------
-
-CONSTANTS = """
-def f(self, a): return (1, 1.0, True, None, ..., -0.0, 0.0, 1 << 70, -(1 << 70), b"x", "x", "\\u2603", "\\xe9" * 300)
-def g(self, a): return a in {1, 2} or [2, 3] == [*(2, 3)] or self[1:2]
-"""
-
-
-def test_what_is_equal_is_marshalled_once() -> None:
-    code = compiled.compiled("<podwire>/m.py", CONSTANTS)
-
-    dense = compiled.marshalled(code)
-
-    assert len(dense) < len(marshal.dumps(code))
-    assert dense.count(b"\x04self") == 1
-    assert marshal.loads(dense) == code
-    for again, before in zip(codes(marshal.loads(dense)), codes(code), strict=True):
-        # As text: 0.0 equals -0.0, and 1 True.
-        assert [repr(one) for one in again.co_consts if not isinstance(one, type(code))] == [
-            repr(one) for one in before.co_consts if not isinstance(one, type(code))
-        ]
-        assert again.co_varnames == before.co_varnames
-        assert list(again.co_lines()) == list(before.co_lines())
-
-
-@pytest.mark.parametrize("minor", [11, 12, 13])
-def test_each_interpreters_code_is_understood(minor: int) -> None:
-    ask = """
-import marshal, sys
-sys.path.insert(0, sys.argv[1])
-from install import compiled
-for name in ("install/compiled.py", "cni/lean.py", "cni/kernel/netlink.py"):
-    code = compiled.compiled(name, open(f"{sys.argv[1]}/{name}").read())
-    assert len(compiled.Dense(marshal.dumps(code)).data) < len(marshal.dumps(code)), name
-    assert marshal.loads(compiled.marshalled(code)) == code
-"""
-
-    subprocess.run([interpreters.python(minor), "-IS", "-c", ask, str(session.TOP)], check=True)
-
-
-def test_what_is_not_known_is_marshalled_as_it_is() -> None:
-    assert compiled.marshalled([1, 2j]) == marshal.dumps([1, 2j])
 
 
 # --- tracebacks -------------------------------------------------------------------------------------
