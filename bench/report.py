@@ -48,9 +48,12 @@ def stages(split: Split) -> Table:
         ("starting and ending a process", split.process_ms),
         ("shell header", split.header_ms),
         ("interpreter", split.interpreter_ms),
-        (f"importing {split.modules} modules", split.imports_ms),
     )
     rows = [(what, number(ms), number(ms)) for what, ms in shared]
+    before = number(sum(ms for _, ms in shared))
+    rows.append(("… so before any line of ours", before, before))
+    what = f"importing {split.add_modules} and {split.delete_modules} modules"
+    rows.append((what, number(split.add_imports_ms), number(split.delete_imports_ms)))
     rows.append(("work, and leaving", number(split.add_work_ms), number(split.delete_work_ms)))
     rows.append(("all", number(split.add_ms), number(split.delete_ms)))
     note = "Medians of executables stopped early, each a little later than the one before; nothing is traced."

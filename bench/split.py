@@ -6,7 +6,7 @@ stopped early, each time a little later, and the differences are the stages:
 1. /bin/true: what starting and ending any process costs here;
 2. the executable, its header pinned to /bin/true in place of a Python: adds the shell;
 3. the interpreter alone, left by _exit: adds its start to 1;
-4. the executable's own loader, importing the modules that an ADD imports and then leaving: adds the imports to 3;
+4. the executable's own loader, importing the modules that an ADD or a DEL imports and then leaving: adds them to 3;
 5. the real ADD and DEL, as far as they have answered: all that is left is work.
 
 The stages take turns like the sides in `compare`. Runs inside a throw-away node, and prints JSON.
@@ -35,24 +35,28 @@ if TYPE_CHECKING:
 # Put before the header's Python, which ends with `exec` of the loader (see install.executable): has the loader
 # do its work and the modules imported, but runs nothing.
 _ONLY_IMPORT = """\
-import posix,sys
+import gc,posix,sys
 def exec(code,*_):
+ gc.disable()
  m={{"__name__":"install.loader"}}
  __builtins__.exec(code,m)
- m=m["Compiled"](c,f)
- sys.meta_path.insert(0,m)
- {imports}
+ k=m["Compiled"](c,f)
+ sys.meta_path[:0]=[k]
+ sys.meta_path.insert(-1,m["Extensions"](sys.path[-1]))
+ for n in {names}:
+  k.make((n,))
+  if n not in sys.modules: __import__(n)
  posix._exit(0)
 """
 
-# Put before it, too: tells on stderr what has been imported when the program leaves.
+# Put before it, too: tells on stderr what has been imported when the program leaves; its helper, a fork, doesn't.
 _TELL = """\
 import posix,sys
-l=posix._exit
-def t(code):
- posix.write(2," ".join(sys.modules).encode())
- l(code)
-posix._exit=t
+leave,me=posix._exit,posix.getpid()
+def tell(code):
+ if posix.getpid()==me: posix.write(2," ".join(sys.modules).encode())
+ leave(code)
+posix._exit=tell
 """
 
 
@@ -63,13 +67,15 @@ class Split:
     process_ms: float
     header_ms: float
     interpreter_ms: float
-    imports_ms: float
+    add_imports_ms: float
+    delete_imports_ms: float
     add_work_ms: float
     delete_work_ms: float
     add_ms: float
     delete_ms: float
-    modules: int
-    """Imported by an ADD, besides those that the interpreter brings along."""
+    add_modules: int
+    """Imported, besides those that the interpreter brings along."""
+    delete_modules: int
 
 
 def measure(plugins: Path, subnets: Sequence[str], rounds: int) -> Split:
@@ -95,11 +101,11 @@ class Header:
 
     def only_import(self, modules: Sequence[str]) -> str:
         """The same, but that it imports these modules and then leaves at once."""
-        return _ONLY_IMPORT.format(imports="\n ".join(f"import {name}" for name in modules)) + self.first
+        return _ONLY_IMPORT.format(names=list(modules)) + self.first
 
 
-def imported(header: Header, executable: Path, node: Node) -> list[str]:
-    """Names of the modules that an ADD imports and the interpreter alone does not, in that order."""
+def imported(header: Header, executable: Path, node: Node) -> tuple[list[str], list[str]]:
+    """Names of the modules that an ADD, and a DEL, imports and the interpreter alone does not, in that order."""
 
     def names(call: Call, program: str, *argv: str) -> tuple[list[str], bytes]:
         command = [header.python, "-IS", "-c", _TELL + program, *argv]
@@ -108,9 +114,10 @@ def imported(header: Header, executable: Path, node: Node) -> list[str]:
 
     add = node.add_call(0)
     brought_along, _ = names(add, "posix._exit(0)")
-    found, result = names(add, header.first, str(executable))
-    time_ns(node.delete_call(add, result))
-    return [name for name in found if name not in brought_along]
+    of_add, result = names(add, header.first, str(executable))
+    of_delete, _ = names(node.delete_call(add, result), header.first, str(executable))
+    added, deleted = [[name for name in found if name not in brought_along] for found in (of_add, of_delete)]
+    return added, deleted
 
 
 def main(argv: Sequence[str]) -> int:
@@ -123,14 +130,15 @@ def main(argv: Sequence[str]) -> int:
     only_shell = Path("/run/bench-shell")
     only_shell.write_bytes(pinned(executable.read_bytes(), "/bin/true"))
     only_shell.chmod(0o755)
-    modules = imported(header, executable, node)
+    added, deleted = imported(header, executable, node)
     add = node.add_call(0)
     python = (header.python, "-IS", "-c")
     stops = {
         "process": ("/bin/true",),
         "shell": (str(only_shell),),
         "interpreter": (*python, "import posix; posix._exit(0)"),
-        "imports": (*python, header.only_import(modules), str(executable)),
+        "add's imports": (*python, header.only_import(added), str(executable)),
+        "delete's imports": (*python, header.only_import(deleted), str(executable)),
     }
     taken: dict[str, list[int]] = {what: [] for what in (*stops, "add", "delete")}
     gc.collect()
@@ -147,12 +155,14 @@ def main(argv: Sequence[str]) -> int:
         process_ms=at["process"],
         header_ms=header_ms,
         interpreter_ms=at["interpreter"] - at["process"],
-        imports_ms=at["imports"] - at["interpreter"],
-        add_work_ms=at["add"] - at["imports"] - header_ms,
-        delete_work_ms=at["delete"] - at["imports"] - header_ms,
+        add_imports_ms=at["add's imports"] - at["interpreter"],
+        delete_imports_ms=at["delete's imports"] - at["interpreter"],
+        add_work_ms=at["add"] - at["add's imports"] - header_ms,
+        delete_work_ms=at["delete"] - at["delete's imports"] - header_ms,
         add_ms=at["add"],
         delete_ms=at["delete"],
-        modules=len(modules),
+        add_modules=len(added),
+        delete_modules=len(deleted),
     )
     print(json.dumps(asdict(found)))
     return 0

@@ -28,17 +28,22 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NamedTuple
 else:
-
-    def _part(name: str, twin: str):
-        try:
-            return __import__(name)
-        except ImportError:
-            return __import__(twin)
-
-    posix = _part("posix", "os")
-    signal = _part("_signal", "signal")
-    socket = _part("_socket", "socket")
-    struct = _part("_struct", "struct")
+    try:
+        import posix
+    except ImportError:
+        import os as posix
+    try:
+        import _signal as signal
+    except ImportError:
+        import signal
+    try:
+        import _socket as socket
+    except ImportError:
+        import socket
+    try:
+        import _struct as struct
+    except ImportError:
+        import struct
 
 __all__ = ["NamedTuple", "JSONError", "dumps", "environment", "fcntl", "loads", "posix", "select", "setns", "signal",
            "socket", "struct", "time"]  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cni.lean import NamedTuple, posix
+from cni.spec import fields
 from cni.spec.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, IO_FAILURE, CNIError, config_error
 from cni.spec.request import parse_args
 from cni.spec.section import Section
@@ -46,7 +47,7 @@ class Plan(NamedTuple):
         return cls(
             sets,
             _requested(conf, args),
-            _routes(conf.ipam),
+            tuple([fields.route(one) for one in conf.ipam.sections("routes")]),
             conf.ipam.text("resolvConf"),
         )
 
@@ -117,14 +118,6 @@ def _excluded(keys: Section) -> list[Network]:
             need = f"an IP address or a network in CIDR notation ({error})"
             raise config_error(keys.where, f"exclude[{i}]", text, need) from None
     return found
-
-
-def _routes(ipam: Section) -> tuple[Route, ...]:
-    if not ipam.has("routes"):
-        return ()
-    from cni.spec import parsing
-
-    return tuple([parsing.route(one) for one in ipam.sections("routes")])
 
 
 def _requested(conf: NetConf, args: str) -> tuple[Address, ...]:

@@ -37,7 +37,8 @@ COMMON = {
 ADD = COMMON | {
     "cni.attach.adding", "cni.attach.call", "cni.attach.making", "cni.attach.sandbox", "cni.attach.shared",
     "cni.features", "cni.features.bridge", "cni.hostlocal.plan", "cni.kernel.inet", "cni.kernel.neighbour",
-    "cni.kernel.ports", "cni.kernel.sysctl", "cni.spec.result", "cni.wanted", "ipam.allocator", "ipam.ranges",
+    "cni.kernel.ports", "cni.kernel.sysctl", "cni.spec.fields", "cni.spec.result", "cni.wanted", "ipam.allocator",
+    "ipam.ranges",
 }  # fmt: skip
 """The modules of an ADD by bridge and host-local, besides those of an interpreter that does nothing."""
 DEL = COMMON | {"cni.attach.reaper", "cni.attach.removing", "cni.kernel.neighbour"}
