@@ -51,7 +51,8 @@ OLDEST, NEWEST = 11, 20
 
 # Compiled at every start, 0.03 ms per 100 characters, so: short names, nothing that can be done later, and what is
 # done rarely in a string. No single quote may occur in it. It has to be valid Python 3.6: an interpreter without
-# a member, of whatever version, comes to install.sources, which looks at the version.
+# a member, of whatever version, comes to install.sources, which looks at the version. Whatever keeps it from reading
+# one, a file cut short or none of this version, leads there too: hence the widest `except`.
 FIRST = '''\
 import sys,marshal,posix
 try:

@@ -103,7 +103,7 @@ class Pod:
 
 def _show(executable: Path, pause: bool) -> int:
     """Inside the node: the story from beginning to end. The exit code says whether all went well."""
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # ours is no TextIO of somebody else's
     content = executable.read_bytes()  # before /run is replaced: it may be there
     throwaway.furnish()
     code = 0
