@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni.attach.removing import Failures, deleting_port, remove
+from cni.attach.removing import Failures, delete_port, remove
 from cni.kernel import link as links
 from cni.key import Key
 
@@ -47,6 +47,5 @@ def _collect(node: Node, key: Key) -> None:
         if old:
             remove(node, old)
         else:
-            with deleting_port(node, key):
-                pass
+            delete_port(node, key)
             node.records.remove(key)  # one that could not be read

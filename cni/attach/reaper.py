@@ -45,68 +45,42 @@ _HIGHEST_DESCRIPTOR: Final = 1 << 16
 _READ_AT_ONCE: Final = 32
 
 
-class Deleting:
-    """Deletes a link of the node; at the end of the `with` it is gone for everyone. None for a link: nothing to do.
-
-    What is done inside is done while the kernel is at it, and without the node's socket. Raises NetlinkError, OSError.
-    """
-
-    def __init__(self, node: Node, found: Link | None) -> None:
-        self._node = node
-        self._found = found
-        self._helped = False
-        self._monitor: Socket | None = None
-        self._reader = -1
-
-    def __enter__(self) -> None:
-        if not self._found:
-            return
-        try:
-            self._begin(self._found)
-        except BaseException:
-            self._close()
-            raise
-
-    def __exit__(self, kind: object, *_: object) -> None:
-        try:
-            if self._found and not kind:
-                self._end(self._found)
-        finally:
-            self._close()
-
-    def _begin(self, found: Link) -> None:
-        nl = self._node.nl
-        echo = _kernel_version() >= _ECHO_SINCE
-        self._sequence = nl.reserve()
+def delete(node: Node, found: Link) -> None:
+    """Deletes a link of the node; returns once it is gone for everyone. Raises NetlinkError, OSError."""
+    request = links.drop(found.ifindex, found.name)
+    echo = _kernel_version() >= _ECHO_SINCE
+    sequence = node.nl.reserve()
+    monitor = None
+    reader = writer = -1
+    try:
         if not echo:
-            self._monitor = Socket(groups=RTMGRP_LINK)
-        request = links.drop(found.ifindex, found.name)
-        self._reader, writer = posix.pipe2(posix.O_CLOEXEC)
+            monitor = Socket(groups=RTMGRP_LINK)
+        reader, writer = posix.pipe2(posix.O_CLOEXEC)
         # No signal in between, or an interrupt would make a second caller of the helper; which goes on without them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             helper = posix.fork()
             if not helper:
-                _help(nl, request, self._sequence, NLM_F_ACK | (NLM_F_ECHO if echo else 0), writer)
-            self._node.helpers.append(helper)
-            self._helped = True
+                _help(node.nl, request, sequence, NLM_F_ACK | (NLM_F_ECHO if echo else 0), writer)
+            node.helpers.append(helper)
         except OSError:
-            # No process to be had (EAGAIN, ENOMEM, a seccomp filter's EPERM): then we wait ourselves, in the end.
-            pass
+            helper = 0
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            posix.close(writer)
-
-    def _end(self, found: Link) -> None:
-        nl = self._node.nl
-        if not (self._helped and _announced(nl, self._monitor or nl, self._sequence, found, self._reader)):
-            nl.do(links.drop(found.ifindex, found.name))
-
-    def _close(self) -> None:
-        if self._reader >= 0:
-            posix.close(self._reader)
-        if self._monitor:
-            self._monitor.close()
+        if not helper:
+            # No process to be had (EAGAIN, ENOMEM, a seccomp filter's EPERM): then we wait ourselves.
+            node.nl.do(request)
+            return
+        posix.close(writer)
+        writer = -1
+        if not _announced(node.nl, monitor or node.nl, sequence, found, reader):
+            node.nl.do(request)
+    finally:
+        for fd in (reader, writer):
+            if fd >= 0:
+                posix.close(fd)
+        if monitor:
+            monitor.close()
 
 
 def _help(nl: Socket, request: Request, sequence: int, flags: int, pipe: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cni.attach import sandbox
-from cni.attach.removing import Failures, deleting_port
+from cni.attach.removing import Failures, delete_port
 from cni.kernel import inet
 from cni.kernel import link as links
 
@@ -22,8 +22,8 @@ def remove(node: Node, call: Call) -> None:
     knows of was never this network's, and stays.
     """
     failures = Failures()
-    with failures, deleting_port(node, call.key):
-        pass
+    with failures:
+        delete_port(node, call.key)
     if call.prev:
         with failures:
             _delete_in_pod(node, call, call.prev)
