@@ -1,7 +1,8 @@
 """The protocol's shell: a call comes in as environment and stdin, and goes out as stdout and an exit code.
 
-Here, and only here, exceptions become CNI errors, and one JSON document goes to stdout: a result, an error, or
-nothing. What else there is to say goes to stderr, which runtimes log. Nothing below knows of streams.
+Here, and only here, exceptions become CNI errors (`failing` has those that nobody expected), and one JSON document goes
+to stdout: a result, an error, or nothing. What else there is to say goes to stderr, which runtimes log. Nothing below
+knows of streams. What a verb needs is imported by that verb.
 """
 
 from __future__ import annotations
