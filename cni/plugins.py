@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from cni.spec.netconf import NetConf
     from cni.wanted import Feature
 
-_ARGS: Final = frozenset(("MAC", "IP"))
-
 
 class Plugin(NamedTuple):
     """A plugin that attaches pods, so one that the engine serves."""
@@ -32,7 +30,7 @@ class Plugin(NamedTuple):
 def _bridge(conf: NetConf, args: str) -> tuple[Feature, ...]:
     from cni.features.bridge import BridgeFeature
 
-    return (BridgeFeature.parse(conf, parse_args(args, _ARGS)),)
+    return (BridgeFeature.parse(conf, parse_args(args)),)
 
 
 def _loopback(_conf: NetConf, _args: str) -> tuple[Feature, ...]:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from cni.spec.result import DNS, Route
     from ipam.address import Address, Network
 
-# MAC is the main plugin's, which hears the same CNI_ARGS.
-_ARGS: Final = frozenset(("IP", "MAC"))
 _ONE_PER_FAMILY: Final = ("0.1.0", "0.2.0")
 _RESOLV_CONF_BYTES: Final = 1 << 20
 
@@ -123,7 +121,7 @@ def _excluded(keys: Section) -> list[Network]:
 def _requested(conf: NetConf, args: str) -> tuple[Address, ...]:
     """From CNI_ARGS, from the network's `args`, from the runtime: all of them count."""
     found = []
-    text = parse_args(args, _ARGS).get("IP")
+    text = parse_args(args).get("IP")
     if text is not None:
         try:
             found.append(address(text.partition("/")[0]))

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from cni import invoke
 from cni.key import Key
@@ -33,6 +33,7 @@ from cni.runtime.cache import Cached, Corrupt
 from cni.runtime.conflist import Network
 from cni.spec import parsing, versions
 from cni.spec.errors import ALREADY_ATTACHED, DECODING_FAILURE, INVALID_ENVIRONMENT, UNKNOWN_CONTAINER, CNIError, shown
+from cni.spec.netconf import VALID_ATTACHMENTS
 from cni.spec.request import require_container_id, require_ifname
 
 if TYPE_CHECKING:
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
     from cni.runtime.cache import Cache
     from cni.runtime.conflist import Plugin
     from cni.spec.result import Result
-
-# The second name is that of the drafts of 1.1.0, which plugins of their time read and libcni still sends.
-_ATTACHMENTS: Final = ("cni.dev/valid-attachments", "cni.dev/attachments")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +188,7 @@ class Runtime:
             asked = _speaks(network.version, "1.1.0")
             if asked:
                 listed = [{"containerID": container_id, "ifname": ifname} for container_id, ifname in keep]
-                put = dict.fromkeys(_ATTACHMENTS, listed)
+                put = dict.fromkeys(VALID_ATTACHMENTS, listed)
                 for plugin in network.plugins:
                     failures += self._tried("GC", network, plugin, None, put)
         if failures:

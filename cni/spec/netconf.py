@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 STDIN_BYTES: Final = 8 << 20
 _CHUNK_BYTES: Final = 1 << 16
 _NAME_BYTES: Final = 255  # NAME_MAX of linux/limits.h: a network's state is a folder of that name
-# The runtime sends both; the second is the name that drafts of 1.1.0 had.
-_ATTACHMENTS: Final = ("cni.dev/valid-attachments", "cni.dev/attachments")
+VALID_ATTACHMENTS: Final = ("cni.dev/valid-attachments", "cni.dev/attachments")
+"""Keys of GC's list. A runtime sends both; the second is the name in the drafts of 1.1.0, which some plugins read."""
 
 
 # There is an IPAM, and nobody knows which.
@@ -217,7 +217,7 @@ def _capabilities(keys: Section) -> frozenset[str]:
 def _valid_attachments(keys: Section) -> frozenset[tuple[str, str]] | None:
     found: set[tuple[str, str]] = set()
     told = False
-    for key in _ATTACHMENTS:
+    for key in VALID_ATTACHMENTS:
         told = told or keys.has(key)
         for one in keys.sections(key):
             # What a list leaves out is destroyed, so half an entry is an error and no entry that matches nothing.

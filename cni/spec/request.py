@@ -129,7 +129,11 @@ def require_ifname(text: str) -> None:
         raise CNIError(INVALID_ENVIRONMENT, "interface name contains %", told)
 
 
-def parse_args(text: str, known: frozenset[str]) -> dict[str, str]:
+_ARGS: Final = frozenset(("IP", "MAC"))
+"""One is for the IPAM and the other for the main plugin, which hear the same CNI_ARGS."""
+
+
+def parse_args(text: str, known: frozenset[str] = _ARGS) -> dict[str, str]:
     """The pairs of CNI_ARGS ("K=V;K2=V2") whose keys are in `known`.
 
     CNIError 4 for what is no pair, and for other keys unless `IgnoreUnknown` is among the pairs and true:
