@@ -58,15 +58,8 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
         return 0
     except CNIError as error:
         failure = error
-    except OSError as error:
-        from cni import failing
-
-        failure = failing.translated(error)
     except BaseException as error:  # noqa: BLE001 - the last resort: the runtime hears of it in the protocol's terms
-        from cni import failing
-
-        _say(stderr, failing.traceback_of(error))
-        failure = CNIError(INTERNAL, f"{type(error).__name__}: {error}", "this is a defect; stderr has the traceback")
+        failure = _unexpected(error, stderr)
     told = failure.to_json(version or spoken(config))
     for note in getattr(failure, "__notes__", ()):
         _say(stderr, note)
@@ -75,6 +68,20 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
     except CNIError as error:
         _say(stderr, f"{error.msg}; the error was {told}")
     return 1
+
+
+def _unexpected(error: BaseException, stderr: int) -> CNIError:
+    """In the protocol's terms, whatever it is. Doesn't raise: somebody may have overwritten this file while it ran, so
+    that there is no more code to be had."""
+    try:
+        from cni import failing
+
+        if isinstance(error, OSError):
+            return failing.translated(error)
+        _say(stderr, failing.traceback_of(error))
+    except Exception as second:  # noqa: BLE001 - what matters is the first
+        _say(stderr, f"{type(second).__name__}: {second}")
+    return CNIError(INTERNAL, f"{type(error).__name__}: {error}", "this is a defect; stderr has the traceback")
 
 
 def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str], *, exiting: bool) -> Result | None:

@@ -4,11 +4,12 @@ A program rather than a module: the build starts it with each interpreter it fin
 JSON, the arguments of `member`; to stdout it writes what the executable holds for this interpreter, with the
 length of the index before it:
 
-    magic number · index · part · part · …
+    magic number · index · part · seal · part · seal · …
 
 The index is a marshalled dictionary {module name: (start, size, needs)}: in which part its code is, and which
-modules have to be executed before it. Besides, it has the code of the loader, which is the first to be needed.
-A part is a marshalled dictionary {module name: code} of modules that are likely to be needed together.
+modules have to be executed before it. Besides, it has the code of the loader, which is the first to be needed, and
+the seal. A part is a marshalled dictionary {module name: code} of modules that are likely to be needed together.
+The seal, another in every build, tells that a part is of this index: somebody may overwrite the file while it runs.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import __future__
 
 import ast
 import dis
+import hashlib
 import importlib.util
 import json
 import marshal
@@ -169,11 +171,12 @@ def builtins(code: CodeType) -> list[str]:
 
 def member(modules: dict[str, tuple[str, str, list[str]]], parts: list[list[str]], loader: str) -> tuple[bytes, bytes]:
     """Index and parts; `modules` are {name: [file name, source text, needs]}."""
-    index: dict[str, object] = {"loader": compiled(*modules[loader][:2])}
+    seal = hashlib.sha256(json.dumps([sys.version, modules, parts]).encode()).digest()[:8]
+    index: dict[str, object] = {"loader": compiled(*modules[loader][:2]), "seal": seal}
     content = b""
     for part in parts:
         codes = {name: compiled(*modules[name][:2], modules) for name in part}
-        code = marshal.dumps(codes)
+        code = marshal.dumps(codes) + seal
         # Starts count from the end of the index: how long that gets, depends on them.
         index.update((name, (len(content), len(code), (*modules[name][2], *builtins(codes[name])))) for name in part)
         content += code

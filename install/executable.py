@@ -57,9 +57,10 @@ FIRST = '''\
 import sys,marshal,posix
 try:
  f=posix.open(sys.argv[1],0)
- p,n=@members@[sys.modules["_frozen_importlib_external"].MAGIC_NUMBER]
+ m=sys.modules["_frozen_importlib_external"].MAGIC_NUMBER
+ p,n=@members@[m]
  posix.lseek(f,p,2)
- c=marshal.loads(posix.read(f,n))
+ c=marshal.loads(posix.read(f,n))if posix.read(f,4)==m else{}
 except Exception:c={}
 exec(c.pop("loader","""
 a=sys.argv
@@ -260,9 +261,9 @@ def _assembled(members: Mapping[str, bytes], python: str | None) -> bytes:
         for name, content in members.items():
             if name.startswith(COMPILED):
                 tags.append(name.removeprefix(COMPILED))
-                # By what an interpreter knows its own code: where the index begins, and its length.
+                # By what an interpreter knows its own code: where that stands before the index, and the index's length.
                 magic = "".join(f"\\x{byte:02x}" for byte in content[4:8])
-                start = archive.getinfo(name).header_offset + LOCAL_HEADER_BYTES + len(name) + 8
+                start = archive.getinfo(name).header_offset + LOCAL_HEADER_BYTES + len(name) + 4
                 places.append(f'b"{magic}":({start - len(packed)},{int.from_bytes(content[:4], "big")})')
     first = FIRST.replace("@members@", f"{{{','.join(places)}}}")
     header = HEADER.replace("@first@", first).replace("@pythons@", _pythons(tags, python))

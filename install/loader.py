@@ -34,6 +34,7 @@ class Compiled:
     def __init__(self, index: Index, executable: int) -> None:
         """`executable` is open, and positioned at the end of `index`, where the parts begin."""
         self._index = index
+        self._seal: bytes = index.pop("seal")  # type: ignore[assignment]  # as the loader, no module
         # Kept open: the path may name a newer file by the time that a part is read.
         self._executable = executable
         self._parts_start = posix.lseek(executable, 0, 1)
@@ -44,7 +45,10 @@ class Compiled:
     def get_code(self, name: str) -> CodeType:
         start, size, _ = self._index[name]
         if start not in self._parts:
-            self._parts[start] = marshal.loads(posix.pread(self._executable, size, self._parts_start + start))
+            part = posix.pread(self._executable, size, self._parts_start + start)
+            if not part.endswith(self._seal):
+                raise ImportError(f"{sys.argv[0]} was overwritten while it ran: replace it by renaming", name=name)
+            self._parts[start] = marshal.loads(part)  # which takes no notice of what follows
         return self._parts[start][name]
 
     def make(self, names: Iterable[str]) -> None:

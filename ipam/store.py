@@ -488,14 +488,18 @@ def _parent(path: bytes) -> bytes:
 
 def make_directories(path: bytes, mode: int) -> None:
     """The directory and those above it; those there are fine."""
-    try:
-        posix.mkdir(path, mode)
-    except OSError as error:
-        if error.errno == ENOENT:
+    for again in (False, True):
+        try:
+            posix.mkdir(path, mode)
+        except OSError as error:
+            if error.errno == EEXIST:
+                return
+            # Where it makes no difference that the parent is there (/proc), asking a third time wouldn't either.
+            if again or error.errno != ENOENT:
+                raise
             make_directories(_parent(path), mode)
-            make_directories(path, mode)
-        elif error.errno != EEXIST:
-            raise
+        else:
+            return
 
 
 def _failure(code: int, path: bytes) -> OSError:

@@ -84,9 +84,9 @@ def _clear_remains(node: Node, key: Key, pod_side: sandbox.Sandbox, cookie: int)
 
 def _roll_back(node: Node, begun: Record, error: BaseException) -> None:
     """Takes away what was made. Should that fail too, the record stays, and the first error tells of the second."""
-    from cni.attach import removing
-
     try:
+        from cni.attach import removing
+
         removing.remove(node, begun)
-    except (CNIError, OSError) as second:
+    except (CNIError, OSError, ImportError) as second:  # the last, where our file was overwritten while we ran
         error.add_note(f"what was made could not be taken away either ({second}); a DEL will try again")

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 
+from cni.attach.objects import GROUPS
 from cni.kernel.netns import is_netns
 from cni.key import Delegation, Key, is_tag
 from cni.lean import JSONError, NamedTuple, dumps, loads, posix
@@ -116,14 +117,16 @@ def from_json(data: bytes, boot: str) -> Record | None:
         )
         texts = (*found.key, *found.delegation, found.stage, netns)
         numbers = (device, inode, cookie)
-        things = [thing for group in objects.values() for thing in group]
+        groups = [objects[name] for name in GROUPS if name in objects]  # a later version may have others
+        things = [thing for group in groups for thing in group]
     except (JSONError, KeyError, TypeError, ValueError, AttributeError):
         return None
     # What an object's fields mean is `objects`' business; here, that it can be asked.
     known = (
         {type(text) for text in texts} == {str}
         and {type(number) for number in numbers} == {int}
-        and {type(group) for group in objects.values()} <= {list}
+        and "\0" not in netns
+        and {type(group) for group in groups} <= {list}
         and not [thing for thing in things if not (type(thing) is list and thing and type(thing[0]) is str)]
     )
     return found if known else None
@@ -269,13 +272,16 @@ def listdir(path: str) -> list[str]:
 
 def make_dirs(path: str) -> None:
     """The folder and those above it, for root only; those there are fine."""
-    try:
-        posix.mkdir(path, 0o700)
-    except OSError as error:
-        if error.errno == errno.EEXIST:
+    parent = path.rpartition("/")[0]
+    for again in (False, True):
+        try:
+            posix.mkdir(path, 0o700)
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                return
+            # Where it makes no difference that the parent is there (/proc), asking a third time wouldn't either.
+            if again or error.errno != errno.ENOENT or not parent:
+                raise
+            make_dirs(parent)
+        else:
             return
-        parent = path.rpartition("/")[0]
-        if error.errno != errno.ENOENT or not parent:
-            raise
-        make_dirs(parent)
-        make_dirs(path)

@@ -172,15 +172,17 @@ def _place(options: argparse.Namespace, network: str) -> Place:
 def _configured(folder: Path, network: str) -> str:
     """Where the configuration of the network keeps its reservations; a network without one is an old one's remains."""
     try:
-        found = conflist.find(folder, network)
-    except conflist.NotFound:
-        return DATA_DIR
+        entries = conflist.scan(folder)
+        found = [entry.network for entry in entries if entry.network and entry.network.name == network]
+        for plugin in found[0].plugins if found else ():
+            keys = Section.of(loads(plugin.text), found[0].source).section("ipam")
+            if HOST_LOCAL in (plugin.type, keys.text("type")):
+                return data_dir_of(keys)
+        broken = [entry.problem for entry in entries if entry.problem]
+        if broken and not found:
+            raise broken[0]  # it may be this network's
     except CNIError as error:
-        raise Refused(f"{error}; or say where with --data-dir") from error
-    for plugin in found.plugins:
-        keys = Section.of(loads(plugin.text), found.source).section("ipam")
-        if HOST_LOCAL in (plugin.type, keys.text("type")):
-            return data_dir_of(keys)
+        raise Refused(f"{error}; say where the reservations are with --data-dir") from error
     return DATA_DIR
 
 
@@ -215,10 +217,8 @@ def _assign(options: argparse.Namespace) -> int:
 def _release_node(options: argparse.Namespace) -> int:
     networks = NodeCIDRs(options.file).release(options.name)
     if not networks:
-        hint = ""
-        if is_name(options.name) and Path(_place(options, options.name).data_dir, options.name).is_dir():
-            hint = f"; of the network {options.name}, say which addresses or containers"
-        raise Refused(f"no node {options.name} is in {options.file}{hint}")
+        hint = f"of a network {options.name}, say which addresses or containers"
+        raise Refused(f"no node {options.name} is in {options.file}; {hint}")
     if options.json:
         print(json.dumps({"node": options.name, "podCIDRs": _texts(networks)}))
     else:

@@ -124,8 +124,9 @@ class HostLocal:
         from cni.hostlocal import upkeep
 
         conf = self._config()
+        when_full = conf.ipam.flag("statusWhenFull")
         sets = upkeep.require_usable(Directory(self._data_dir, conf.name), conf)
-        if conf.ipam.flag("statusWhenFull"):
+        if when_full:
             upkeep.require_room(self._as_it_is(conf.name), sets, lambda: self._gone(conf.name))
 
     def gc(self, network: str, valid: frozenset[tuple[str, str]]) -> None:

@@ -428,6 +428,8 @@ def test_status_refuses_what_an_add_would_refuse(tmp_path: Path) -> None:
     assert refusal(addresses.of(conf(host_local(tmp_path / "file", **POD)), "", ()).status).code == 50
     assert refusal(addresses.of(conf(host_local(tmp_path)), "", ()).status).msg == "no IP ranges specified"
     assert refusal(addresses.of(conf(host_local(tmp_path, subnet="x")), "", ()).status).code == INVALID_CONFIG
+    odd = {**POD, "statusWhenFull": 5}  # a slip in the configuration isn't told as a node that can't serve
+    assert refusal(addresses.of(conf(host_local(tmp_path / "file", **odd)), "", ()).status).code == INVALID_CONFIG
 
 
 def test_status_does_not_miss_ranges_that_the_runtime_will_bring(tmp_path: Path) -> None:

@@ -509,6 +509,40 @@ def test_a_truncated_file_is_an_error_and_nothing_of_it_runs(built: bytes, place
         assert sentence.stderr == error["msg"] + "\n"
 
 
+@pytest.mark.parametrize("text", [b"i", b"N", b"(", b"{"], ids=["a number", "None", "a tuple", "a dictionary"])
+def test_whatever_stands_where_the_code_should_be_is_not_taken_for_it(
+    text: bytes, built: bytes, place: Callable[[bytes], Path]
+) -> None:
+    """It would be read as an object of any kind, even as one of half a milliard parts, with memory for these."""
+    header = built.index(b"PK\3\4")
+    path = place(built[:header] + text * (len(built) - header))
+    ask = f"ulimit -v {1 << 20}; exec {path}"
+
+    error = run(["/bin/sh", "-c", ask], {"CNI_COMMAND": "ADD"}, b"{}").error
+
+    assert error["code"] == 5
+
+
+def test_a_program_that_is_overwritten_while_it_runs_takes_nothing_else_for_its_code(
+    built: bytes, tmp_path: Path, place: Callable[[bytes], Path]
+) -> None:
+    """As by `cp -f`; an installer that knows better renames."""
+    path = place(built)
+    newer = executable.build(
+        make_tree(tmp_path / "tree", {"cni/parts/later.py": "WORD = 'new'\n"}), executable.interpreters()
+    )
+    assert len(newer) == len(built)
+
+    with subprocess.Popen([path, "later"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as it:
+        assert it.stdout is not None
+        assert it.stdout.readline() == b"ready\n"
+        path.write_bytes(newer)
+        stdout, stderr = it.communicate(b"go\n", timeout=60)
+
+    assert stdout == b""
+    assert f"{path} was overwritten while it ran" in stderr.decode()
+
+
 def test_a_running_program_goes_on_with_what_it_was_started_from(
     built: bytes, tmp_path: Path, place: Callable[[bytes], Path]
 ) -> None:

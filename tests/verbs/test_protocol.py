@@ -6,14 +6,17 @@ Whatever comes in, one JSON document comes out, or nothing: never a traceback, a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import cni
 from cni.attach import adding
 from tests import calls, namespaces, oracle
 from tests.unit.spec import anything
@@ -500,6 +503,25 @@ def test_a_defect_of_ours_is_an_error_object_too_and_its_traceback_goes_to_stder
     assert (outcome.code, document["code"]) == (1, 999)
     assert document["msg"].startswith(type(defect).__name__)
     assert outcome.stderr.startswith("podwire: Traceback")
+
+
+def test_an_error_is_told_even_when_there_is_no_more_code_to_tell_it(
+    lan: Network, netns: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody has overwritten the executable since it was started."""
+
+    def add(*_: object) -> None:
+        raise OSError(errno.EIO, "a defect of the disk")
+
+    monkeypatch.setattr(adding, "add", add)
+    monkeypatch.setitem(sys.modules, "cni.failing", None)
+    monkeypatch.delattr(cni, "failing", raising=False)
+
+    outcome = lan.call("ADD", netns=netns)
+
+    assert outcome.error["code"] == 999
+    assert "a defect of the disk" in outcome.error["msg"]
+    assert "cni.failing" in outcome.stderr
 
 
 # --- streams ----------------------------------------------------------------------------------------

@@ -230,6 +230,21 @@ def test_a_record_of_an_older_version_has_the_defaults_of_what_came_later() -> N
     )
 
 
+def test_a_group_of_a_later_version_is_none_of_our_business() -> None:
+    value = json_of(FULL)
+    value["objects"]["of tomorrow"] = 5
+
+    found = read(value)
+
+    assert found
+    assert reading.wanted_of(found.objects) == reading.wanted_of(FULL.objects)
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_and_no_endless_try() -> None:
+    with pytest.raises(FileNotFoundError):
+        record.make_dirs("/proc/podwire/attachments")
+
+
 @pytest.mark.parametrize("missing", ["boot", "stage", "key", "netns", "delegation", "objects"])
 def test_a_record_that_lacks_something_counts_as_absent(missing: str) -> None:
     value = json_of(PLAIN)

@@ -143,6 +143,34 @@ def test_a_network_is_looked_up_where_its_configuration_has_it(
     assert json.loads(capsys.readouterr().out)["directory"] == str(blue)
 
 
+@pytest.mark.parametrize("ipam", [5, {"type": 5}, {"type": "host-local", "dataDir": 5}])
+def test_a_configuration_that_does_not_say_where_is_an_error_and_not_the_default(
+    ipam: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = {"cniVersion": "1.0.0", "name": "blue", "plugins": [{"type": "bridge", "ipam": ipam}]}
+    (tmp_path / "10-blue.conflist").write_text(json.dumps(config))
+
+    assert cli.main(["ipam", "show", "blue", "--netconf", str(tmp_path)]) == 1
+
+    assert "--data-dir" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_may_be_the_network_s_configuration(
+    blue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "net.d").mkdir()
+    (tmp_path / "net.d" / "10-odd.conflist").write_text("{{")
+    asked = ["ipam", "show", "blue", "--json", "--run-dir", str(tmp_path / "run"), "--netconf", str(tmp_path / "net.d")]
+
+    assert cli.main(asked) == 1
+    assert "10-odd.conflist" in capsys.readouterr().err
+
+    plugin = {"type": "bridge", "ipam": {"type": "host-local", "dataDir": str(blue.parent)}}
+    config = {"cniVersion": "1.0.0", "name": "blue", "plugins": [plugin]}
+    (tmp_path / "net.d" / "20-blue.conflist").write_text(json.dumps(config))
+    assert cli.main(asked) == 0
+
+
 def test_a_folder_of_configurations_that_cannot_be_read_is_no_empty_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,7 +308,7 @@ def test_a_network_s_name_alone_is_not_taken_for_all_of_its_addresses(blue: Path
     code, _, err = podwire("release", "blue")
 
     assert code == 1
-    assert err.endswith("of the network blue, say which addresses or containers\n")
+    assert err.endswith("of a network blue, say which addresses or containers\n")
     assert len(held(blue)) == 6
 
 

@@ -448,3 +448,8 @@ def test_whether_it_can_be_used_costs_the_same_however_full_it_is(blue: Path, mo
         (blue / f"10.2.0.{i}").write_text(OTHER)
 
     assert calls() == few
+
+
+def test_a_directory_that_cannot_be_made_is_an_error_and_no_endless_try() -> None:
+    with pytest.raises(FileNotFoundError), Directory("/proc/podwire", "blue"):
+        pass
