@@ -16,13 +16,13 @@ The type checker only ever sees the public twins, or typeshed's stubs of the par
 from __future__ import annotations
 
 import fcntl
-import select
 import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket as socket
     import os as posix
+    import select
     import signal
     import struct
     from collections.abc import Callable
@@ -37,13 +37,28 @@ else:
     except ImportError:
         import signal
     try:
-        import _socket as socket
-    except ImportError:
-        import socket
-    try:
         import _struct as struct
     except ImportError:
         import struct
+
+    class _Later:
+        """A module that is imported when something of it is asked for: not every call opens a socket, or waits."""
+
+        def __init__(self, part, twin):
+            self._names = part, twin
+            self._module = None
+
+        def __getattr__(self, name):
+            part, twin = self._names
+            if self._module is None:
+                try:
+                    self._module = __import__(part)
+                except ImportError:
+                    self._module = __import__(twin)
+            return getattr(self._module, name)
+
+    socket = _Later("_socket", "socket")
+    select = _Later("select", "select")
 
 __all__ = ["NamedTuple", "JSONError", "dumps", "environment", "fcntl", "loads", "posix", "select", "setns", "signal",
            "socket", "struct", "time"]  # fmt: skip

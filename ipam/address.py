@@ -16,7 +16,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Self
 
-_FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 BITS = {4: 32, 6: 128}
 
 
@@ -29,12 +28,21 @@ class Address(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self:
         """From dotted-quad or RFC 4291 text. No zone, no prefix, no leading zeros: what inet_pton(3) takes."""
-        version = 6 if ":" in text else 4
-        try:
-            packed = socket.inet_pton(_FAMILY[version], text)
-        except (OSError, ValueError):  # ValueError: a NUL or a lone surrogate inside
-            raise ValueError(f"invalid IP address: {text!r}") from None
-        return cls(version, int.from_bytes(packed, "big"))
+        if ":" in text:
+            try:
+                packed = socket.inet_pton(socket.AF_INET6, text)
+            except (OSError, ValueError):  # ValueError: a NUL or a lone surrogate inside
+                raise ValueError(f"invalid IP address: {text!r}") from None
+            return cls(6, int.from_bytes(packed, "big"))
+        # Ourselves: without IPv6, host-local has no other use for sockets, and to import them takes 0.2 ms.
+        value = 0
+        octets = text.split(".")
+        for octet in octets:
+            plain = octet.isascii() and octet.isdigit() and len(octet) <= 3 and (octet[0] != "0" or octet == "0")
+            if len(octets) != 4 or not plain or int(octet) > 255:
+                raise ValueError(f"invalid IP address: {text!r}")
+            value = value << 8 | int(octet)
+        return cls(4, value)
 
     @classmethod
     def from_packed(cls, packed: bytes) -> Self:
@@ -47,8 +55,11 @@ class Address(NamedTuple):
         return self.value.to_bytes(BITS[self.version] // 8, "big")
 
     def __str__(self) -> str:
-        text = socket.inet_ntop(_FAMILY[self.version], self.packed)
-        if self.version == 6 and "." in text:
+        if self.version == 4:
+            value = self.value
+            return f"{value >> 24}.{value >> 16 & 255}.{value >> 8 & 255}.{value & 255}"
+        text = socket.inet_ntop(socket.AF_INET6, self.packed)
+        if "." in text:
             # libc writes ::/96 and ::ffff:0/96 with a dotted tail. Files are named after addresses, so there
             # is one spelling: RFC 5952's, without the tail.
             high, low = self.value >> 16 & 0xFFFF, self.value & 0xFFFF

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from typing import Final, Self
 
-_LINK_LOCAL: Final = {4: Network.parse("169.254.0.0/16"), 6: Network.parse("fe80::/10")}
-_MAPPED: Final = Network.parse("::ffff:0:0/96")
+# As numbers, since text would be read at each start: 169.254.0.0/16 and fe80::/10, and ::ffff:0:0/96.
+_LINK_LOCAL: Final = {4: Network(4, 0xA9FE << 16, 16), 6: Network(6, 0xFE80 << 112, 10)}
+_MAPPED: Final = Network(6, 0xFFFF << 32, 96)
 
 
 class Range(NamedTuple):

@@ -56,6 +56,10 @@ def delete(node: Node, found: Link) -> None:
         if not echo:
             monitor = Socket(groups=RTMGRP_LINK)
         reader, writer = posix.pipe2(posix.O_CLOEXEC)
+        listener = monitor or node.nl
+        poll = select.poll()
+        for fd in (node.nl.fileno(), listener.fileno(), reader):
+            poll.register(fd, select.POLLIN)
         # No signal in between, or an interrupt would make a second caller of the helper; which goes on without them.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
@@ -73,7 +77,7 @@ def delete(node: Node, found: Link) -> None:
             return
         posix.close(writer)
         writer = -1
-        if not _announced(node.nl, monitor or node.nl, sequence, found, reader):
+        if not _announced(poll, node.nl, listener, sequence, found, reader):
             node.nl.do(request)
     finally:
         for fd in (reader, writer):
@@ -98,15 +102,11 @@ def _help(nl: Socket, request: Request, sequence: int, flags: int, pipe: int) ->
         posix._exit(0)
 
 
-def _announced(nl: Socket, listener: Socket, sequence: int, found: Link, pipe: int) -> bool:
+def _announced(poll: select.poll, nl: Socket, listener: Socket, sequence: int, found: Link, pipe: int) -> bool:
     """Waits for the announcement. False when the helper ended and the link is still there: then nobody deleted it.
 
     Raises NetlinkError when the kernel refused.
     """
-    poll = select.poll()
-    poll.register(nl.fileno(), select.POLLIN)
-    poll.register(listener.fileno(), select.POLLIN)
-    poll.register(pipe, select.POLLIN)
     end = time.monotonic() + _PATIENCE_S
     while time.monotonic() < end:
         ended = pipe in [fd for fd, _ in poll.poll(1000)]

@@ -11,9 +11,11 @@ import json
 import math
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
+import subprocess
 import sys
 import typing
 from pathlib import Path
@@ -48,6 +50,9 @@ def fresh(blocked: tuple[str, ...], *forgotten: str) -> ModuleType:
         for name in blocked:
             patch.setitem(sys.modules, name, None)
         spec.loader.exec_module(module)
+        # What is imported when it is asked for has to be asked now.
+        assert module.socket.AF_INET == socket.AF_INET
+        assert module.select.POLLIN == select.POLLIN
     return module
 
 
@@ -67,10 +72,12 @@ def module(request: pytest.FixtureRequest) -> Any:
 def test_both_ways_are_really_taken() -> None:
     parts, twins = WAYS["parts"], WAYS["twins"]
 
-    assert (parts.posix, parts.signal, parts.socket, parts.struct) == tuple(
-        __import__(name) for name in ("posix", "_signal", "_socket", "_struct")
+    assert (parts.posix, parts.signal, parts.struct) == tuple(
+        __import__(name) for name in ("posix", "_signal", "_struct")
     )
-    assert (twins.posix, twins.signal, twins.socket, twins.struct) == (os, signal, socket, struct)
+    assert parts.socket.socket is __import__("_socket").socket
+    assert (twins.posix, twins.signal, twins.struct) == (os, signal, struct)
+    assert twins.socket.socket is socket.socket
     assert type(parts._scan).__name__ == "Scanner"
     assert type(twins._scan).__name__ == "function"
 
@@ -471,3 +478,15 @@ def test_a_record_may_have_no_fields(way: str) -> None:
 
 def test_a_record_needs_no_dict(link: Any) -> None:
     assert not hasattr(link("a"), "__dict__")
+
+
+def test_sockets_are_imported_when_one_is_needed() -> None:
+    """Most of host-local's calls, each a process, need none."""
+    ask = "import sys, cni.lean, ipam.store, ipam.allocator, ipam.ranges; print('_socket' in sys.modules)"
+    command = [
+        sys.executable,
+        "-ISc",
+        f"import sys; sys.path.insert(0, {str(Path(lean.__file__).parents[1])!r}); {ask}",
+    ]
+
+    assert subprocess.run(command, capture_output=True, check=True, text=True).stdout == "False\n"
