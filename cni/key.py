@@ -51,8 +51,16 @@ class Key(NamedTuple):
         15 characters, as many as an interface's name may have: `pw` and a 64-bit hash of the key. It is the same
         each time, so that what a lost record leaves behind can still be found.
         """
-        value = self.hash
-        return "pw" + "".join([_BASE32[value >> shift & 31] for shift in range(60, -1, -5)])
+        return _tag(self.hash)
+
+    @property
+    def ifb_tag(self) -> str:
+        """The name of the attachment's ifb, where it has one."""
+        return _tag(fnv1a(f"{self} ifb".encode("utf-8", "surrogateescape")))
+
+
+def _tag(value: int) -> str:
+    return "pw" + "".join([_BASE32[value >> shift & 31] for shift in range(60, -1, -5)])
 
 
 def is_tag(text: str) -> bool:

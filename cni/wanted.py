@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Protocol
 
+    from cni.kernel.conntrack import Flow
     from cni.kernel.inet import LinkAddress, LinkRoute
     from cni.kernel.link import Link
+    from cni.kernel.linksettings import LinkSettings
     from cni.kernel.neighbour import FdbEntry, Neighbour
     from cni.kernel.netlink import Request, Socket
-    from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
+    from cni.kernel.nft import Element, Fragment
+    from cni.kernel.ports import Bridge, BridgePort, Ifb, LinkUp, Veth
     from cni.kernel.sysctl import Sysctl
+    from cni.kernel.tc import IngressQdisc, Redirect, TokenBucket
     from cni.key import Delegation, Key
     from cni.spec.result import Interface, IPConfig, Result, Route
     from ipam.address import Interface as Prefixed
@@ -38,7 +42,13 @@ class Pod(NamedTuple):
     ips: tuple[IPConfig, ...]
     routes: tuple[Route, ...]
     seen: Mapping[str, Link]
-    """The node's links that the features named in `needs`: as they are or, with index 0, as they will be made."""
+    """The node's links that the main feature named in `needs`: as they are or, with index 0, as they will be made."""
+    port: str = ""
+    """The node's end of the pod's veth. Ours bears the tag; in a chain it is what an earlier member made."""
+    iif: str = ""
+    """The link by which the pod's packets reach the node's IP layer: the bridge, or the port where there is none."""
+    mtu: int = 0
+    """Of the port; 0 for the kernel's default."""
 
 
 class Switch(NamedTuple):
@@ -55,13 +65,25 @@ class Wanted(NamedTuple):
     """Shared by attachments: ensured, and never taken away."""
     settings: tuple[Sysctl, ...] = ()
     """Of the node, shared."""
+    fragments: tuple[Fragment, ...] = ()
+    """Rules that depend on the network's configuration. Shared: made where they are missing, for `elements`."""
+    elements: tuple[Element, ...] = ()
+    openings: tuple[Opening, ...] = ()
+    """In what belongs to others: where their firewall would drop the pod's packets."""
     veths: tuple[Veth, ...] = ()
+    ifbs: tuple[Ifb, ...] = ()
     tuning: tuple[Sysctl, ...] = ()
-    """Of the pod."""
+    """Of the pod, on a link that goes with the attachment."""
+    amends: tuple[Sysctl | LinkSettings, ...] = ()
+    """Of the pod, on what others made: put back as it was when the attachment goes."""
     pod: tuple[LinkUp | LinkAddress | LinkRoute | Neighbour, ...] = ()
-    node: tuple[BridgePort | FdbEntry | Neighbour, ...] = ()
+    node: tuple[BridgePort | FdbEntry | Neighbour | LinkRoute | LinkAddress | NodeQdisc, ...] = ()
+    flows: tuple[Flow, ...] = ()
+    """What the kernel is to forget of earlier connections, when the attachment comes and when it goes."""
     interfaces: tuple[Interface, ...] = ()
     """Of the result; addresses point into them."""
+    amended: tuple[Interface, ...] = ()
+    """Interfaces of the previous result as we leave them: each takes the place of the one with its name and sandbox."""
     ips: tuple[IPConfig, ...] = ()
     routes: tuple[Route, ...] = ()
     reported: tuple[str, ...] = ()
@@ -76,11 +98,18 @@ class Wanted(NamedTuple):
         return Wanted(
             self.switches + moved.switches,
             self.settings + moved.settings,
+            self.fragments + moved.fragments,
+            self.elements + moved.elements,
+            self.openings + moved.openings,
             self.veths + moved.veths,
+            self.ifbs + moved.ifbs,
             self.tuning + moved.tuning,
+            self.amends + moved.amends,
             self.pod + moved.pod,
             self.node + moved.node,
+            self.flows + moved.flows,
             self.interfaces + moved.interfaces,
+            self.amended + moved.amended,
             self.ips + moved.ips,
             self.routes + moved.routes,
             self.reported + moved.reported,
@@ -101,18 +130,39 @@ if TYPE_CHECKING:
 
         def find(self, nl: Socket, index: int) -> bool: ...
 
+    NodeQdisc = IngressQdisc | TokenBucket | Redirect
+
+    class Opening(Protocol):
+        """Something in another's firewall that lets the pod's packets pass. Raises Refused."""
+
+        def make(self) -> None:
+            """There already is fine."""
+
+        def drop(self) -> None:
+            """Gone already is fine."""
+
+        def find(self) -> bool: ...
+
     class Feature(Protocol):
         """One thing that happens to a pod."""
 
+        def wanted(self, pod: Pod) -> Wanted: ...
+
+    class Main(Feature, Protocol):
+        """The feature that makes the pod's link, of a plugin that does."""
+
         @property
         def needs(self) -> tuple[Bridge, ...]:
-            """The node's links that `wanted` asks about, as they would be made where they don't exist."""
+            """The node's links that `wanted` asks about, as they would be made where they don't exist. The first is
+            the bridge whose port the pod's link becomes."""
 
         @property
         def mac(self) -> str:
             """The MAC that the pod's end must have; "" for any."""
 
-        def wanted(self, pod: Pod) -> Wanted: ...
+        @property
+        def mtu(self) -> int:
+            """The MTU that the pod's link is to have; 0 for the bridge's, or else the kernel's default."""
 
     class Addresses(Protocol):
         """Where an attachment's addresses come from and go to. Raises CNIError."""

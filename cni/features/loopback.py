@@ -20,6 +20,7 @@ class LoopbackFeature(NamedTuple):
 
     needs: tuple[Bridge, ...] = ()
     mac: str = ""
+    mtu: int = 0
 
     def wanted(self, pod: Pod) -> Wanted:
         return Wanted(

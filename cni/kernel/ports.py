@@ -117,6 +117,13 @@ class Bridge(NamedTuple):
         return links.find(nl, self.name)
 
 
+class Ifb(NamedTuple):
+    """A link that sends back to be received what is redirected to it, so that what comes in can be queued."""
+
+    name: str
+    mtu: int
+
+
 class LinkUp(NamedTuple):
     """That a link is up."""
 
