@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # linux/netlink.h
 NETLINK_ROUTE: Final = 0
+NETLINK_NETFILTER: Final = 12
 NLMSG_ERROR: Final = 2
 NLMSG_DONE: Final = 3
 NLM_F_REQUEST: Final = 0x1
