@@ -7,6 +7,7 @@ knows of streams. What a verb needs is imported by that verb.
 
 from __future__ import annotations
 
+from cni import skeleton
 from cni.key import Key
 from cni.lean import dumps, loads, posix
 from cni.plugins import HOST_LOCAL, NAMES, PLUGINS
@@ -99,7 +100,9 @@ def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str]
     run_dir = environ.get("PODWIRE_RUN_DIR") or DEFAULT_RUN_DIR
     if not run_dir.startswith("/"):
         raise CNIError(INVALID_ENVIRONMENT, f"PODWIRE_RUN_DIR must be an absolute path, got {run_dir}")
-    with Node(run_dir, lambda delegation: addresses.reopen(delegation, request.path, node.boot, environ)) as node:
+    with Node(
+        run_dir, lambda delegation: addresses.reopen(delegation, request.path, node.boot, environ), skeleton
+    ) as node:
         try:
             if request.command == "DEL":
                 _detach(node, name, request, conf, environ)
