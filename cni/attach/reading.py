@@ -103,10 +103,10 @@ def _up(link: Any) -> object:
     return LinkUp(text(link))
 
 
-def _address(link: Any, address: Any, dad: Any = False) -> object:
+def _address(link: Any, address: Any, dad: Any = False, prefix_route: Any = True) -> object:
     from cni.kernel.inet import LinkAddress
 
-    return LinkAddress(text(link), Prefixed.parse(address), _flag(dad))
+    return LinkAddress(text(link), Prefixed.parse(address), _flag(dad), _flag(prefix_route))
 
 
 def _route(
@@ -118,6 +118,7 @@ def _route(
     priority: Any = 0,
     table: Any = None,
     scope: Any = None,
+    src: Any = None,
 ) -> object:
     from cni.kernel.inet import LinkRoute
 
@@ -130,6 +131,7 @@ def _route(
         _number(priority),
         None if table is None else _number(table),
         None if scope is None else _number(scope),
+        None if src is None else Address.parse(src),
     )
 
 
@@ -203,12 +205,16 @@ def _flow(protocol: Any, port: Any, address: Any) -> object:
     return Flow(_number(protocol), _number(port), Address.parse(address))
 
 
-def _switch(bridge: Any, gateways: Any) -> Switch:
+def _switch(bridge: Any, gateways: Any, force: Any = False) -> Switch:
     from cni.kernel.ports import Bridge
     from cni.wanted import Switch
 
-    name, mac, mtu = bridge
-    return Switch(Bridge(text(name), text(mac), _number(mtu)), tuple([Prefixed.parse(one) for one in gateways]))
+    name, mac, mtu, *promisc = bridge
+    return Switch(
+        Bridge(text(name), text(mac), _number(mtu), *[_flag(one) for one in promisc]),
+        tuple([Prefixed.parse(one) for one in gateways]),
+        _flag(force),
+    )
 
 
 _KINDS: Final[dict[str, Callable[..., object]]] = {

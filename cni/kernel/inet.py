@@ -49,6 +49,7 @@ RTA_DST: Final = 1
 RTA_OIF: Final = 4
 RTA_GATEWAY: Final = 5
 RTA_PRIORITY: Final = 6
+RTA_PREFSRC: Final = 7
 RTA_METRICS: Final = 8
 RTA_TABLE: Final = 15
 RTAX_MTU: Final = 2
@@ -57,6 +58,7 @@ RT_TABLE_MAIN: Final = 254
 IP6_RT_PRIO_USER: Final = 1024  # linux/ipv6_route.h
 RT_SCOPE_UNIVERSE: Final = 0
 RT_SCOPE_LINK: Final = 253
+RT_SCOPE_HOST: Final = 254
 RTPROT_STATIC: Final = 4
 RTPROT_RA: Final = 9
 RTN_UNSPEC: Final = 0
@@ -70,6 +72,7 @@ IFA_F_NODAD: Final = 0x02
 IFA_F_DADFAILED: Final = 0x08
 IFA_F_TENTATIVE: Final = 0x40
 IFA_F_PERMANENT: Final = 0x80
+IFA_F_NOPREFIXROUTE: Final = 0x200
 
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
@@ -95,6 +98,8 @@ class LinkAddress(NamedTuple):
     address: Interface
     dad: bool = False
     """Whether to have the kernel detect duplicates first (IPv6)."""
+    prefix_route: bool = True
+    """Whether the kernel is to add the route to the address's subnet: what is in it is then on the link."""
 
     def _body(self, index: int, flags: int) -> bytes:
         ip, length = self.address
@@ -110,9 +115,10 @@ class LinkAddress(NamedTuple):
         """Raises, when sent, EEXIST for an address that the link has already."""
         version = self.address.address.version
         flags = IFA_F_PERMANENT | (0 if self.dad or version == 4 else IFA_F_NODAD)
+        flags |= 0 if self.prefix_route else IFA_F_NOPREFIXROUTE
         broadcast = " broadcast +" if version == 4 and self.address.length < 31 else ""
-        nodad = " nodad" if flags & IFA_F_NODAD else ""
-        what = f"{_ip(version)} address add {self.address}{broadcast} dev {self.link}{nodad}"
+        told = (" nodad" if flags & IFA_F_NODAD else "") + ("" if self.prefix_route else " noprefixroute")
+        what = f"{_ip(version)} address add {self.address}{broadcast} dev {self.link}{told}"
         return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, self._body(index, flags), what)
 
     def drop(self, index: int) -> Request:
@@ -176,6 +182,8 @@ class LinkRoute(NamedTuple):
     priority: int = 0
     table: int | None = None
     scope: int | None = None
+    src: Address | None = None
+    """The pod's address that packets by this route bear, where their sender has chosen none."""
 
     @classmethod
     def of(cls, link: str, route: Route) -> Self:
@@ -212,6 +220,8 @@ class LinkRoute(NamedTuple):
         body += u32(RTA_OIF, index) + u32(RTA_TABLE, table)
         if self.priority:
             body += u32(RTA_PRIORITY, self.priority)
+        if self.src is not None:
+            body += attribute(RTA_PREFSRC, self.src.packed)
         metrics = (u32(RTAX_MTU, self.mtu) if self.mtu else b"") + (
             u32(RTAX_ADVMSS, self.advmss) if self.advmss else b""
         )
@@ -225,6 +235,7 @@ class LinkRoute(NamedTuple):
             "metric": self.priority or None,
             "table": self.table or None,
             "scope": self.scope,
+            "src": self.src,
             "mtu": self.mtu or None,
             "advmss": self.advmss or None,
         }
@@ -255,6 +266,7 @@ class LinkRoute(NamedTuple):
             and self.priority in (0, found.priority)
             and self.mtu in (0, found.mtu)
             and self.advmss in (0, found.advmss)
+            and self.src in (None, found.src)
             # IPv6 knows no scopes, and reports the widest.
             and (self.scope in (None, found.scope) or self.dst.version == 6)
         )
@@ -296,4 +308,5 @@ def _parse_route(message: Message, version: int) -> LinkRoute | None:
         priority=as_int(found.get(RTA_PRIORITY, b"")),
         table=as_int(found[RTA_TABLE]) if RTA_TABLE in found else table,
         scope=scope,
+        src=_address(found[RTA_PREFSRC]) if RTA_PREFSRC in found else None,
     )

@@ -35,20 +35,20 @@ PREFIXED = VERSIONS.flatmap(_prefixed)
 NETWORKS = PREFIXED.map(lambda prefixed: prefixed.network)
 
 VETHS = st.builds(Veth, NAMES, MACS, NAMES, MACS, U32, st.just("") | NAMES)
-BRIDGES = st.builds(Bridge, NAMES, MACS, U32)
+BRIDGES = st.builds(Bridge, NAMES, MACS, U32, st.booleans())
 UPS = st.builds(LinkUp, NAMES)
 PORTS = st.builds(BridgePort, NAMES, st.booleans(), st.booleans())
-LINK_ADDRESSES = st.builds(LinkAddress, NAMES, PREFIXED, st.booleans())
+LINK_ADDRESSES = st.builds(LinkAddress, NAMES, PREFIXED, st.booleans(), st.booleans())
 
 
 def _routes(dst: Network) -> SearchStrategy[LinkRoute]:
-    gateways = st.none() | addresses(dst.version)
+    others = st.none() | addresses(dst.version)
     scopes = st.none() | st.integers(0, 255)
-    return st.builds(LinkRoute, NAMES, st.just(dst), gateways, U32, U32, U32, st.none() | U32, scopes)
+    return st.builds(LinkRoute, NAMES, st.just(dst), others, U32, U32, U32, st.none() | U32, scopes, others)
 
 
 ROUTES = NETWORKS.flatmap(_routes)
 NEIGHBOURS = st.builds(Neighbour, NAMES, ADDRESSES, MACS)
 FDB_ENTRIES = st.builds(FdbEntry, NAMES, MACS)
 SYSCTLS = st.builds(Sysctl, NAMES.map("net/ipv4/conf/{}/arp_notify".format), st.sampled_from("012"))
-SWITCHES = st.builds(Switch, BRIDGES, st.lists(PREFIXED, max_size=3).map(tuple))
+SWITCHES = st.builds(Switch, BRIDGES, st.lists(PREFIXED, max_size=3).map(tuple), st.booleans())
