@@ -236,6 +236,9 @@ class Lab:
             f"ip address add {NODE4}/24 dev {UPLINK}; ip -6 address add {NODE6}/64 dev {UPLINK} nodad;"
             f"ip link set {UPLINK} up; ip route add default via {OUTSIDE4}; ip -6 route add default via {OUTSIDE6}",
         )
+        # IPv6 hears nobody's multicast until the kernel's watch over carriers has come by, a moment after both are up.
+        for netns, link in ((node, UPLINK), (outside, "eth0")):
+            namespaces.shell(netns, f"until ip -6 route show table local dev {link} | grep -q ff00::/8; do :; done")
 
     def __enter__(self) -> Self:
         self._answering.start()

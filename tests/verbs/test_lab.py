@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests import namespaces
+from tests import namespaces, oracle
 from tests.conftest import REFERENCE_PLUGINS
+from tests.verbs.frames import Tap, arp_reply, datagram, neighbour_advertisement, syn
 from tests.verbs.lab import (
     AT_ONCE_S,
     FAR4,
@@ -18,6 +19,7 @@ from tests.verbs.lab import (
     OUTSIDE6,
     PATIENCE_S,
     SILENCE_S,
+    UPLINK,
     Chain,
     Heard,
     Lab,
@@ -149,6 +151,30 @@ def test_bridged_packets_pass_the_ip_firewall_where_that_is_asked_for(
     heard = lab.ask(a, "udp", "10.1.0.3", 53, timeout=SILENCE_S if on else PATIENCE_S)
 
     assert (heard and heard.peer) == (None if on else "10.1.0.2")
+
+
+# --- frames -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("near", "far"), [(NODE4, "10.99.0.77"), (NODE6, "fd99::77")], ids=["ipv4", "ipv6"])
+def test_what_is_sent_raw_is_understood(near: str, far: str, lab: Lab) -> None:
+    server = lab.serve(lab.node, "udp", near, 53, "resolver")
+    lab.serve(lab.node, "tcp", near, 80, "web")
+    node, attacker = oracle.link(lab.node, UPLINK).mac, oracle.link(lab.outside, "eth0").mac
+    answers = datagram(attacker, node, near, far, 40000).protocol, syn(attacker, node, near, far, 40000).protocol
+
+    with Tap(lab.outside, "eth0") as tap:
+        tap.send(datagram(node, attacker, far, near, 53))
+        assert tap.first(lambda frame: frame.asks_for(far))
+        tap.send(neighbour_advertisement(attacker, far) if ":" in far else arp_reply(attacker, far))
+
+        said = tap.first(lambda frame: frame.protocol == answers[0])
+        tap.send(syn(node, attacker, far, near, 80))
+        greeting = tap.first(lambda frame: frame.protocol == answers[1])
+
+    assert server.heard == [Heard("resolver", far, 40000, near, 53)]
+    assert said and b"resolver" in said.payload
+    assert greeting and greeting.payload[(40 if ":" in far else 20) + 13] == 0x12  # SYN and ACK
 
 
 # --- chains -------------------------------------------------------------------------------------------
