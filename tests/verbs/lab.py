@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import pytest
 
 from tests import namespaces
+from tests.verbs.networks import host_local
 
 if TYPE_CHECKING:
     from tests.calls import Caller, Outcome
@@ -400,6 +401,35 @@ def _flow(line: str) -> Flow | None:
 
 
 # --- chains -------------------------------------------------------------------------------------------
+
+
+def kubernetes(data_dir: Path, *subnets: str, version: str = "1.0.0") -> dict[str, Any]:
+    """The reference's usual conflist on a Kubernetes node; `firewall` only where it speaks the version.
+
+    Told of `portMappings` and `bandwidth` by the runtime.
+    """
+    plugins: list[dict[str, Any]] = [
+        {
+            "type": "bridge",
+            "bridge": "cni0",
+            "isDefaultGateway": True,
+            "ipMasq": True,
+            "hairpinMode": True,
+            "ipam": host_local(data_dir, *subnets),
+        },
+        {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
+        {"type": "bandwidth", "capabilities": {"bandwidth": True}},
+        {"type": "firewall"},
+        {
+            "type": "tuning",
+            "capabilities": {"mac": True},
+            "sysctl": {"net.core.somaxconn": "77"},
+            "dataDir": str(data_dir.with_name("tuning")),
+        },
+    ]
+    if version == "0.3.1":
+        plugins = [plugin for plugin in plugins if plugin["type"] != "firewall"]
+    return {"cniVersion": version, "name": "pods", "plugins": plugins}
 
 
 class Attached(NamedTuple):

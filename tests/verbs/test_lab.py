@@ -23,6 +23,7 @@ from tests.verbs.lab import (
     Chain,
     Heard,
     Lab,
+    kubernetes,
 )  # fmt: skip
 from tests.verbs.networks import addresses, host_local
 
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 
     from tests.calls import Exec, InProcess
 
-needs_reference = pytest.mark.needs(*(f"{REFERENCE_PLUGINS}/{name}" for name in ("bridge", "portmap")), "iptables")
+needs_reference = pytest.mark.needs(
+    *(f"{REFERENCE_PLUGINS}/{name}" for name in ("bridge", "portmap", "bandwidth", "firewall", "tuning")), "iptables"
+)
 
 MAPPINGS = [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]
 
@@ -225,6 +228,30 @@ def test_the_usual_chain_works_in_the_laboratory(
 
     assert lab.ask(lab.outside, "tcp", NODE4, 8080) is None
     assert lab.rules() >= before
+
+
+@needs_reference
+@pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0"])
+def test_the_usual_chain_of_a_kubernetes_node_is_the_reference_s(
+    version: str, lab: Lab, make_netns: Callable[[], Path], data_dir: Path, reference: Exec
+) -> None:
+    chain = Chain(lab.node, kubernetes(data_dir, "10.1.0.0/24", version=version), reference)
+    a, b = make_netns(), make_netns()
+    rates = {"ingressRate": 80_000_000, "ingressBurst": 8_000_000, "egressRate": 40_000_000, "egressBurst": 8_000_000}
+    mac = "02:00:00:00:00:99"
+
+    result = chain.add(a, "a", portMappings=MAPPINGS, bandwidth=rates, mac=mac)
+    chain.add(b, "b")
+
+    ifb = result["interfaces"][3]["name"]
+    assert "rate 40Mbit" in namespaces.shell(lab.node, f"tc qdisc show dev {ifb}")
+    assert oracle.link(a, "eth0").mac == mac
+    lab.serve(a, "tcp", "0.0.0.0", 80, "a")
+    for who, address in ((lab.outside, NODE4), (b, "10.1.0.1"), (a, "10.1.0.1")):
+        assert lab.ask(who, "tcp", address, 8080), (who, address)
+    chain.delete("a")
+    chain.delete("b")
+    assert [link.name for link in oracle.links(lab.node)] == ["cni0", UPLINK]
 
 
 @needs_reference
