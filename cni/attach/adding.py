@@ -91,7 +91,7 @@ def _filter(node: Node, key: Key, wanted: Wanted) -> None:
     if wanted.flows:
         from cni.kernel import conntrack
 
-        conntrack.forget(node.nf, wanted.flows)
+        conntrack.forget_strays(node.nf, node.nl, wanted.flows)
 
 
 def _clear_remains(node: Node, key: Key, pod_side: sandbox.Sandbox, cookie: int) -> None:

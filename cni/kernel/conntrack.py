@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from cni.kernel.netlink import Socket
 
 # linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
-NETLINK_NETFILTER: Final = 12
 IPCTNL_MSG_CT_GET: Final = 1 << 8 | 1
 IPCTNL_MSG_CT_DELETE: Final = 1 << 8 | 2
 CTA_TUPLE_ORIG: Final = 1
@@ -51,7 +50,6 @@ _BY_DESTINATION_PORT: Final = 1 << 5
 _SOURCE: Final = {4: 1, 6: 3}
 _DESTINATION: Final = {4: 2, 6: 4}
 
-PROTOCOLS: Final = {"tcp": 6, "udp": 17, "sctp": 132}
 _UDP: Final = 17
 
 _NAME: Final = ((CTA_TUPLE_ORIG, NLA_F_NESTED), (CTA_ZONE, 0), (CTA_ID, 0))
@@ -102,11 +100,11 @@ def forget_strays(nl: Socket, routes: Socket, flows: Sequence[Flow]) -> None:
                 return local[destination]
         return False
 
-    entries = _entries() if flows else 0
-    for version in {flow.address.version for flow in flows} if entries else ():
+    count = entries() if flows else 0
+    for version in {flow.address.version for flow in flows} if count else ():
         ports = {flow.port for flow in flows if flow.address.version == version}
         # A question costs as much as reading the answer's entries by the hundred: those for all ports may be fewer.
-        for port in ports if len(ports) * _ENTRIES_PER_QUESTION <= entries else {0 if len(ports) > 1 else min(ports)}:
+        for port in ports if len(ports) * _ENTRIES_PER_QUESTION <= count else {0 if len(ports) > 1 else min(ports)}:
             _delete_listed(nl, _which(version, _UDP, port), stray)
 
 
@@ -126,8 +124,8 @@ def forget_address(nl: Socket, address: Address) -> None:
     _delete(nl, _which(address.version, replied_by=address))
 
 
-def _entries() -> int:
-    """How many connections the kernel remembers in the calling thread's namespace."""
+def entries() -> int:
+    """How many connections the kernel remembers in the calling thread's namespace. 0 where it tracks none."""
     return int(sysctl.read("net/netfilter/nf_conntrack_count") or 0)
 
 
@@ -170,7 +168,7 @@ def _which(
 
 
 def _delete(nl: Socket, which: tuple[bytes, str]) -> None:
-    if not _entries():
+    if not entries():
         return
     body, words = which
     try:
