@@ -39,7 +39,8 @@ LAYERS = {
     "cni.noaddresses": "cni.spec cni.key",
     "cni.addresses": "cni.spec cni.key cni.wanted cni.hostlocal cni.delegate cni.noaddresses",
     "cni.failing": "cni.spec cni.kernel",
-    "cni.plugin": f"{POD} cni.boot cni.attach cni.plugins cni.addresses cni.hostlocal cni.failing",
+    "cni.skeleton": f"{POD} cni.features",
+    "cni.plugin": f"{POD} cni.skeleton cni.boot cni.attach cni.plugins cni.addresses cni.hostlocal cni.failing",
     "cni.__main__": "cni.lean cni.plugin cni.cli",
     # For people: not on the path of a pod, and imported by nothing that is.
     "cni.runtime": "cni.lean ipam.address cni.spec cni.key cni.invoke",
