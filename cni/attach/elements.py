@@ -10,7 +10,7 @@ import errno
 
 from cni.attach import claims
 from cni.kernel import nft
-from cni.kernel.netlink import NLM_F_EXCL, NetlinkError
+from cni.kernel.netlink import NetlinkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,8 +89,6 @@ def _put(node: Node, key: Key, elements: Sequence[Element]) -> bool:
 
 def _add(node: Node, elements: Sequence[Element]) -> bool:
     requests = [one.make() for one in elements]
-    # Where one is there already, adding it would leave the comment that it has, so the name of another owner.
-    requests = [one._replace(flags=one.flags | NLM_F_EXCL) for one in requests]
     for again in (True, False):
         try:
             nft.transact(node.nf, requests)

@@ -51,7 +51,7 @@ def restore(node: Node, families: Iterable[str] = ()) -> None:
     text = [f"add table {family} {nft.TABLE}\ndelete table {family} {nft.TABLE}\n" for family in wanted]
     text += [skeleton.text(family) for family in wanted]
     text += [fragment.text for fragment in fragments.values()]
-    text += [one.make().what.removeprefix("nft ") + "\n" for one in things]
+    text += [one.line("add") + "\n" for one in things]
     ruleset.load("".join(text))
     for family in wanted:
         node.note_table(family)
