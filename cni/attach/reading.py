@@ -199,10 +199,10 @@ def _element(of: Any, kind: Any, content: Any, tag: Any, claim: Any = None, fami
     return Element(text(of), text(kind), text(content), text(tag), claimed, text(family))
 
 
-def _flow(protocol: Any, port: Any, address: Any) -> object:
+def _flow(protocol: Any, port: Any, address: Any, host: Any = None) -> object:
     from cni.kernel.conntrack import Flow
 
-    return Flow(_number(protocol), _number(port), Address.parse(address))
+    return Flow(_number(protocol), _number(port), Address.parse(address), _maybe(Address.parse, host))
 
 
 def _switch(bridge: Any, gateways: Any, force: Any = False) -> Switch:
