@@ -128,10 +128,12 @@ def test_a_services_translation_to_a_pod_of_the_node_keeps_the_clients_address(
     a, b = make_netns(), make_netns()
     first, second = masked.add(a, "a"), masked.add(b, "b")
     lab.serve(b, "tcp", "0.0.0.0", 80)
-    lab.nft(
-        "table ip service { chain pre { type nat hook prerouting priority dstnat; "
-        f"ip daddr 10.96.0.1 tcp dport 80 dnat to {addresses(second)[0]}\n}} }}"
-    )
+    lab.nft(f"""table ip service {{
+        chain pre {{
+            type nat hook prerouting priority dstnat
+            ip daddr 10.96.0.1 tcp dport 80 dnat to {addresses(second)[0]}
+        }}
+    }}""")
     if masked.config["type"] == "bridge":
         # On a switch the answer would go past the node, and untranslated.
         lab.bridge_nf(True)
