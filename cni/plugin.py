@@ -133,6 +133,8 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
 
     def call() -> Call:
         whole = conf.whole(leaving=True)
+        if plugin.chained:
+            whole = whole._replace(prev_result=None)  # the link that it tells of was made by another
         return _call(
             key,
             request,
