@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cni.kernel.conntrack import Flow
     from cni.kernel.inet import LinkAddress, LinkRoute
     from cni.kernel.link import Link
-    from cni.kernel.linksettings import LinkSettings
+    from cni.kernel.linksettings import LinkSettings, PortMtu
     from cni.kernel.neighbour import FdbEntry, Neighbour
     from cni.kernel.netlink import Request, Socket
     from cni.kernel.nft import Element, Fragment
@@ -77,7 +77,7 @@ class Wanted(NamedTuple):
     amends: tuple[Sysctl | LinkSettings, ...] = ()
     """Of the pod, on what others made: put back as it was when the attachment goes."""
     pod: tuple[LinkUp | LinkAddress | LinkRoute | Neighbour, ...] = ()
-    node: tuple[BridgePort | FdbEntry | Neighbour | LinkRoute | LinkAddress | NodeQdisc, ...] = ()
+    node: tuple[BridgePort | FdbEntry | Neighbour | LinkRoute | LinkAddress | PortMtu | NodeQdisc, ...] = ()
     flows: tuple[Flow, ...] = ()
     """What the kernel is to forget of earlier connections, when the attachment comes and when it goes."""
     interfaces: tuple[Interface, ...] = ()

@@ -16,7 +16,7 @@ from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
 from cni.lean import NamedTuple
 from cni.spec.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CNIError, config_error, unsupported
-from cni.spec.request import require_ifname
+from cni.spec.request import MAC_NEED, is_mac, require_ifname
 from cni.spec.result import Interface, IPConfig, Route
 from cni.wanted import Switch, Wanted
 from ipam.address import Address, Network, default_route
@@ -243,23 +243,10 @@ def _mac(conf: NetConf, args: Mapping[str, str]) -> str:
     for section in (conf.runtime_config, conf.args):
         mac = section.text("mac")
         if mac:
-            if not _is_mac(mac):
-                raise section.error("mac", _MAC_NEED)
+            if not is_mac(mac):
+                raise section.error("mac", MAC_NEED)
             return mac.lower()
     mac = args.get("MAC", "")
-    if mac and not _is_mac(mac):
-        raise CNIError(INVALID_ENVIRONMENT, f"CNI_ARGS: MAC must be {_MAC_NEED}, got {mac}")
+    if mac and not is_mac(mac):
+        raise CNIError(INVALID_ENVIRONMENT, f"CNI_ARGS: MAC must be {MAC_NEED}, got {mac}")
     return mac.lower()
-
-
-_MAC_NEED = "a unicast MAC address like 02:00:5e:00:53:01"
-
-
-def _is_mac(text: str) -> bool:
-    parts = text.split(":")
-    if len(parts) != 6 or any(len(part) != 2 or not _HEX.issuperset(part) for part in parts):
-        return False
-    return not int(parts[0], 16) & 1 and any(part != "00" for part in parts)
-
-
-_HEX = frozenset("0123456789abcdefABCDEF")
