@@ -83,7 +83,7 @@ class Wanted(NamedTuple):
     interfaces: tuple[Interface, ...] = ()
     """Of the result; addresses point into them."""
     amended: tuple[Interface, ...] = ()
-    """Interfaces of the previous result as we leave them: each takes the place of the one with its name and sandbox."""
+    """What is new of interfaces in the previous result, found by name and sandbox: their MAC and MTU, where said."""
     ips: tuple[IPConfig, ...] = ()
     routes: tuple[Route, ...] = ()
     reported: tuple[str, ...] = ()

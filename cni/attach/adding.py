@@ -57,7 +57,7 @@ def add(node: Node, call: Call) -> Result:
                 if any(found.mac != pod.seen[name].mac for name, found in switches.items()):
                     # Somebody else made the bridge a moment ago, and who seeds its MAC must know the true one.
                     wanted = wanted_of(call, pod._replace(seen=switches))
-                    now = now.planned(objects.to_json(wanted))
+                    now = now.planned({**plan, **objects.to_json(wanted)})
                 _filter(node, call.key, wanted)
                 for setting in wanted.settings:
                     shared.ensure_setting(node, setting)
