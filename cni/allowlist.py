@@ -23,7 +23,7 @@ PATH: Final = "/etc/cni/tuning/allowlist.conf"
 _BYTES: Final = 1 << 20
 
 
-def require(names: Iterable[str], path: str = PATH) -> None:
+def require(names: Iterable[str], path: str) -> None:
     """Raises CNIError for the first name that isn't allowed, and for a list that can't be read."""
     text = _read(path)
     if text is None:

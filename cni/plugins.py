@@ -35,6 +35,17 @@ def _bridge(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:
     return BridgeFeature.parse(conf, parse_args(args)), ()
 
 
+def _tuning(conf: NetConf, args: str) -> tuple[None, tuple[Feature, ...]]:
+    from cni.features.tuning import TuningFeature
+
+    feature = TuningFeature.parse(conf, parse_args(args))
+    if feature.sysctls:
+        from cni import allowlist
+
+        allowlist.require(feature.names, allowlist.PATH)
+    return None, (feature,)
+
+
 def _loopback(_conf: NetConf, _args: str) -> tuple[Main, tuple[Feature, ...]]:
     from cni.features.loopback import LoopbackFeature
 
@@ -44,6 +55,7 @@ def _loopback(_conf: NetConf, _args: str) -> tuple[Main, tuple[Feature, ...]]:
 PLUGINS: Final = {
     "bridge": Plugin(_bridge),
     "loopback": Plugin(_loopback, recorded=False),
+    "tuning": Plugin(_tuning, chained=True),
 }
 HOST_LOCAL: Final = "host-local"
 """The one that hands out addresses and attaches nothing."""
