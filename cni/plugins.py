@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from cni.spec.netconf import NetConf
+    from cni.spec.result import DNS
     from cni.wanted import Feature, Main
 
 
@@ -27,6 +28,10 @@ class Plugin(NamedTuple):
     """Whether anything of it may exist outside the pod, or has to be put back."""
     chained: bool = False
     """Whether it works on what earlier plugins of a chain attached, which it has to hear of in prevResult."""
+    dns: Callable[[NetConf], DNS | None] | None = None
+    """What the result says of DNS, whatever IPAM says; None: the configuration's `dns`."""
+    data_dir: str = ""
+    """Where host-local keeps reservations unless told, below the state directory; "": where the reference does."""
 
 
 def _bridge(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:

@@ -10,7 +10,7 @@ import errno
 
 from cni.attach import claims
 from cni.kernel import nft
-from cni.kernel.netlink import NLM_F_EXCL, NetlinkError
+from cni.kernel.netlink import NetlinkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from cni.kernel.nft import Claim, Element
     from cni.key import Key
     from cni.wanted import Wanted
-
-
-def require(node: Node, wanted: Wanted) -> None:
-    """Raises unless the kernel has what elements need: asked before anything is made."""
-    if wanted.elements:
-        nft.table_version(node.nf)
 
 
 def make(node: Node, key: Key, wanted: Wanted) -> None:
@@ -52,7 +46,7 @@ def drop(node: Node, key: Key, elements: Sequence[Element]) -> None:
     claimed = _claims(elements)
     with node.rules_lock(shared=True), node.claims_lock():
         mine = claims.mine(node, key, claimed)
-        nft.delete(node.nf, [one for one in elements if not one.claim or one.claim in mine])
+        _delete(node, [one for one in elements if not one.claim or one.claim in mine])
         claims.release(node, key, claimed)
 
 
@@ -60,6 +54,11 @@ def are_current(node: Node, families: Iterable[str]) -> bool:
     """Whether our tables of these families are there, as this version makes them."""
     skeleton = node.skeleton
     return skeleton is not None and all(nft.table_version(node.nf, one) == skeleton.version for one in families)
+
+
+def _delete(node: Node, elements: Iterable[Element]) -> None:
+    """Gone already is fine."""
+    nft.transact(node.nf, [one.drop() for one in elements])
 
 
 def _families(elements: Iterable[Element]) -> tuple[str, ...]:
@@ -78,14 +77,12 @@ def _put(node: Node, key: Key, elements: Sequence[Element]) -> bool:
     with node.claims_lock():
         taken = claims.take(node, key, claimed)
         if taken:
-            nft.delete(node.nf, [one for one in elements if one.claim in taken])
+            _delete(node, [one for one in elements if one.claim in taken])
         return _add(node, elements)
 
 
 def _add(node: Node, elements: Sequence[Element]) -> bool:
     requests = [one.make() for one in elements]
-    # Where one is there already, adding it would leave the comment that it has, so the name of another owner.
-    requests = [one._replace(flags=one.flags | NLM_F_EXCL) for one in requests]
     for again in (True, False):
         try:
             nft.transact(node.nf, requests)
@@ -94,7 +91,7 @@ def _add(node: Node, elements: Sequence[Element]) -> bool:
                 return False
             if error.errno != errno.EEXIST or not again:
                 raise
-            nft.delete(node.nf, elements)
+            _delete(node, elements)
         else:
             break
     return True
