@@ -27,7 +27,7 @@ def remove(node: Node, call: Call) -> None:
         delete_links(node, call.key)
     with failures:
         drop_tagged(node, call.key)
-    if call.main and call.prev:
+    if call.prev:
         with failures:
             _delete_in_pod(node, call, call.prev)
     failures.end()

@@ -307,7 +307,7 @@ def test_a_pod_of_theirs_is_detached_by_ours(named: bool, ours: Network, theirs:
 def test_a_pod_of_theirs_whose_mac_was_tuned_is_detached_by_ours(
     ours: Network, theirs: Network, netns: Path, tmp_path: Path
 ) -> None:
-    keys = {"mac": NEW_MAC, "dataDir": str(tmp_path / "tuning")}
+    keys: dict[str, Any] = {"mac": NEW_MAC, "dataDir": str(tmp_path / "tuning")}
     result = theirs.chained("tuning", theirs.add(netns), **keys).add(netns)
     theirs.chained("tuning", result, **keys).delete(netns=netns)  # gives the first MAC back
 
