@@ -55,10 +55,8 @@ class TuningFeature(NamedTuple):
         def who(key: str) -> Section:
             return conf.args if conf.args.has(key) else keys
 
-        sysctls = {one.path: one for one in parse_sysctls(keys, "sysctl")}
-        sysctls.update({one.path: one for one in parse_sysctls(conf.args, "sysctl")})
         return cls(
-            sysctls=tuple(sysctls.values()),
+            sysctls=cls.parse_sysctls(conf),
             mac=_mac(conf, args),
             mtu=who("mtu").integer("mtu", least=0, most=_LARGEST_MTU),
             promisc=who("promisc").flag("promisc"),
@@ -67,6 +65,11 @@ class TuningFeature(NamedTuple):
             if who("txQLen").has("txQLen")
             else None,
         )
+
+    @staticmethod
+    def parse_sysctls(conf: NetConf) -> tuple[Sysctl, ...]:
+        """Under `sysctl`, those of `args.cni` instead of the same ones of the configuration. Raises CNIError 7."""
+        return tuple({**_sysctls(conf.keys), **_sysctls(conf.args)}.values())
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -123,13 +126,13 @@ _ANNOUNCED: Final = {4: "net/ipv4/conf/{}/arp_notify", 6: "net/ipv6/conf/{}/ndis
 """What has the kernel tell the neighbours of another MAC, at once."""
 
 
-def parse_sysctls(keys: Section, key: str) -> tuple[Sysctl, ...]:
-    """The object of sysctls under a key. Raises CNIError 7 for names that can't be, or are one and the same.
+def _sysctls(keys: Section) -> dict[str, Sysctl]:
+    """By path, with IFNAME in it. Raises CNIError 7 for names that can't be, or are one and the same.
 
     As with sysctl(8), the first separator of a name says how it is to be read: net.ipv4.conf.eth0/1.arp_notify and
     net/ipv4/conf/eth0.1/arp_notify are one.
     """
-    section = keys.section(key)
+    section = keys.section("sysctl")
     found: dict[str, Sysctl] = {}
     for name in section.unknown(()):
         path = _path(name)
@@ -142,7 +145,7 @@ def parse_sysctls(keys: Section, key: str) -> tuple[Sysctl, ...]:
         if path in found:
             raise _twice(path)
         found[path] = Sysctl(path, section.text(name))
-    return tuple(found.values())
+    return found
 
 
 def _path(name: str) -> str:
