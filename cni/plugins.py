@@ -46,6 +46,17 @@ def _ptp(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:
     return PtpFeature.parse(conf, parse_args(args)), _masquerade(conf)
 
 
+def _tuning(conf: NetConf, args: str) -> tuple[None, tuple[Feature, ...]]:
+    from cni.features.tuning import TuningFeature
+
+    feature = TuningFeature.parse(conf, parse_args(args))
+    if feature.sysctls:
+        from cni import allowlist
+
+        allowlist.require(feature.names, allowlist.PATH)
+    return None, (feature,)
+
+
 def _loopback(_conf: NetConf, _args: str) -> tuple[Main, tuple[Feature, ...]]:
     from cni.features.loopback import LoopbackFeature
 
@@ -72,6 +83,7 @@ PLUGINS: Final = {
     "bridge": Plugin(_bridge),
     "ptp": Plugin(_ptp),
     "loopback": Plugin(_loopback, recorded=False),
+    "tuning": Plugin(_tuning, chained=True),
 }
 HOST_LOCAL: Final = "host-local"
 """The one that hands out addresses and attaches nothing."""

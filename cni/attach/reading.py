@@ -168,6 +168,12 @@ def _link(
     )
 
 
+def _mtu(link: Any, mtu: Any, before: Any) -> object:
+    from cni.kernel.linksettings import PortMtu
+
+    return PortMtu(text(link), _number(mtu), _number(before))
+
+
 def _tbf(link: Any, rate: Any, burst: Any, latency_us: Any) -> object:
     from cni.kernel.tc import TokenBucket
 
@@ -229,6 +235,7 @@ _KINDS: Final[dict[str, Callable[..., object]]] = {
     "switch": _switch,
     "ifb": _ifb,
     "link": _link,
+    "mtu": _mtu,
     "tbf": _tbf,
     "ingress": _ingress,
     "redirect": _redirect,
