@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from cni.key import Key
 from cni.lean import dumps, loads, posix
-from cni.plugins import HOST_LOCAL, NAMES, PLUGINS
+from cni.plugins import HOST_LOCAL, NAMES, PLUGINS, supported
 from cni.spec import versions
 from cni.spec.errors import (
     INTERNAL,
@@ -43,12 +43,13 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
     config = b""
     try:
         if environ.get("CNI_COMMAND") == "VERSION":
-            _write(stdout, _version(stdin))
+            _write(stdout, _version(stdin, supported(_base(argv0))))
             return 0
         request = Request.parse(environ)
         config = read_stdin(stdin)
         # A DEL goes by its record, and needs the rest of its configuration only where there is none.
-        conf = NetConf.begun(config) if request.command == "DEL" else NetConf.parse(config)
+        read = NetConf.begun if request.command == "DEL" else NetConf.parse
+        conf = read(config, supported(_base(argv0)))
         version = conf.cni_version
         request.require_known()
         versions.require_command(request.command, version)
@@ -217,7 +218,7 @@ def _departed(node: Node, network: str) -> frozenset[tuple[str, str]]:
 
 
 def _name(argv0: str) -> str:
-    name = argv0.rpartition("/")[2]
+    name = _base(argv0)
     if name not in NAMES:
         raise CNIError(
             INVALID_CONFIG,
@@ -227,7 +228,11 @@ def _name(argv0: str) -> str:
     return name
 
 
-def _version(stdin: int) -> str:
+def _base(argv0: str) -> str:
+    return argv0.rpartition("/")[2]
+
+
+def _version(stdin: int, spoken_here: tuple[str, ...]) -> str:
     """The answer to VERSION, in the version that was asked in where that can be known."""
     asked = versions.CURRENT
     # A person at a terminal has nothing to say on stdin.
@@ -236,9 +241,9 @@ def _version(stdin: int) -> str:
             told = loads(read_stdin(stdin))
         except (CNIError, ValueError):
             told = None
-        if isinstance(told, dict) and told.get("cniVersion") in versions.SUPPORTED:
+        if isinstance(told, dict) and told.get("cniVersion") in spoken_here:
             asked = told["cniVersion"]
-    return dumps({"cniVersion": asked, "supportedVersions": list(versions.SUPPORTED)})
+    return dumps({"cniVersion": asked, "supportedVersions": list(spoken_here)})
 
 
 def _write(fd: int, document: str) -> None:

@@ -7,6 +7,7 @@ its plugin is called, since start-up is part of the data path.
 from __future__ import annotations
 
 from cni.lean import NamedTuple
+from cni.spec import versions
 from cni.spec.request import parse_args
 
 TYPE_CHECKING = False
@@ -25,6 +26,8 @@ class Plugin(NamedTuple):
     """From the configuration and CNI_ARGS. Raises CNIError."""
     recorded: bool
     """Whether anything of it may exist outside the pod."""
+    supported: tuple[str, ...] = versions.SUPPORTED
+    """Versions of the specification, as the reference's plugin of that name has them."""
 
 
 def _bridge(conf: NetConf, args: str) -> tuple[Feature, ...]:
@@ -46,3 +49,9 @@ PLUGINS: Final = {
 HOST_LOCAL: Final = "host-local"
 """The one that hands out addresses and attaches nothing."""
 NAMES: Final = (*PLUGINS, HOST_LOCAL)
+
+
+def supported(name: str) -> tuple[str, ...]:
+    """The versions that the plugin speaks; all, for a name that is none's."""
+    plugin = PLUGINS.get(name)
+    return plugin.supported if plugin else versions.SUPPORTED
