@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cni.attach.call import Call
     from cni.attach.node import Node
     from cni.spec.result import Result
-    from cni.wanted import Addresses, Feature
+    from cni.wanted import Addresses, Feature, Main
 
 
 def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr: int, *, exiting: bool = False) -> int:
@@ -136,7 +136,7 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
             whole,
             addresses.of_leaving(whole, request.args, request.path, node.boot, environ),
             # What is on the node is found by its tag, without the code that knows why it is there.
-            () if plugin.recorded else plugin.features(whole, request.args),
+            (None, ()) if plugin.recorded else plugin.features(whole, request.args),
         )
 
     if plugin.recorded:
@@ -156,7 +156,7 @@ def _attach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
 
     command = request.command
     plugin = PLUGINS[name]
-    if plugin.recorded:
+    if plugin.recorded and not plugin.chained:
         ipam = addresses.of(
             conf, request.args, request.path, node.boot, lambda network: _departed(node, network), environ
         )
@@ -176,6 +176,10 @@ def _attach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
         return None
     key = Key(conf.name, request.container_id, request.ifname, name)
     call = _call(key, request, conf, ipam, features)
+    if plugin.chained:
+        from cni.attach import chained
+
+        chained.require_prev(call)
     if command == "ADD":
         ipam.require()
         if plugin.recorded:
@@ -196,7 +200,9 @@ def _attach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
     return None
 
 
-def _call(key: Key, request: Request, conf: NetConf, ipam: Addresses, features: tuple[Feature, ...]) -> Call:
+def _call(
+    key: Key, request: Request, conf: NetConf, ipam: Addresses, features: tuple[Main | None, tuple[Feature, ...]]
+) -> Call:
     from cni.attach.call import Call
 
     return Call(
@@ -204,7 +210,8 @@ def _call(key: Key, request: Request, conf: NetConf, ipam: Addresses, features: 
         netns=request.netns,
         own_netns_is_fine=request.netns_override,
         cni_version=conf.cni_version,
-        features=features,
+        main=features[0],
+        features=features[1],
         addresses=ipam,
         prev=conf.prev_result,
         dns=conf.dns,
