@@ -7,6 +7,7 @@ knows of streams. What a verb needs is imported by that verb.
 
 from __future__ import annotations
 
+from cni import skeleton
 from cni.key import Key
 from cni.lean import dumps, loads, posix
 from cni.plugins import HOST_LOCAL, NAMES, PLUGINS, supported
@@ -100,12 +101,15 @@ def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str]
     run_dir = environ.get("PODWIRE_RUN_DIR") or DEFAULT_RUN_DIR
     if not run_dir.startswith("/"):
         raise CNIError(INVALID_ENVIRONMENT, f"PODWIRE_RUN_DIR must be an absolute path, got {run_dir}")
-    with Node(run_dir, lambda delegation: addresses.reopen(delegation, request.path, node.boot, environ)) as node:
+    data_dir = PLUGINS[name].data_dir and f"{run_dir}/{PLUGINS[name].data_dir}"
+    with Node(
+        run_dir, lambda delegation: addresses.reopen(delegation, request.path, node.boot, environ, data_dir), skeleton
+    ) as node:
         try:
             if request.command == "DEL":
-                _detach(node, name, request, conf, environ)
+                _detach(node, name, request, conf, environ, data_dir)
                 return None
-            return _attach(node, name, request, conf, environ)
+            return _attach(node, name, request, conf, environ, data_dir)
         finally:
             if not exiting:
                 node.settle()
@@ -121,7 +125,7 @@ def _boot() -> str:
         return ""
 
 
-def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Mapping[str, str]) -> None:
+def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Mapping[str, str], data_dir: str) -> None:
     """DEL."""
     from cni import addresses
 
@@ -134,7 +138,7 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
             key,
             request,
             whole,
-            addresses.of_leaving(whole, request.args, request.path, node.boot, environ),
+            addresses.of_leaving(whole, request.args, request.path, node.boot, environ, data_dir),
             # What is on the node is found by its tag, without the code that knows why it is there.
             (None, ()) if plugin.recorded else plugin.features(whole, request.args),
         )
@@ -150,7 +154,9 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
         inside.delete(node, call())
 
 
-def _attach(node: Node, name: str, request: Request, conf: NetConf, environ: Mapping[str, str]) -> Result | None:
+def _attach(
+    node: Node, name: str, request: Request, conf: NetConf, environ: Mapping[str, str], data_dir: str
+) -> Result | None:
     """ADD, and what asks how things are: CHECK, STATUS and GC."""
     from cni import addresses
 
@@ -158,7 +164,7 @@ def _attach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
     plugin = PLUGINS[name]
     if plugin.recorded and not plugin.chained:
         ipam = addresses.of(
-            conf, request.args, request.path, node.boot, lambda network: _departed(node, network), environ
+            conf, request.args, request.path, node.boot, lambda network: _departed(node, network), environ, data_dir
         )
     else:
         ipam = addresses.none()  # who leaves no trace has nowhere to note a lease
@@ -205,6 +211,8 @@ def _call(
 ) -> Call:
     from cni.attach.call import Call
 
+    plugin = PLUGINS[key.plugin]
+
     return Call(
         key=key,
         netns=request.netns,
@@ -214,7 +222,7 @@ def _call(
         features=features[1],
         addresses=ipam,
         prev=conf.prev_result,
-        dns=conf.dns,
+        dns=plugin.dns(conf) if plugin.dns else conf.dns,
     )
 
 

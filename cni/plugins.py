@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from cni.spec.netconf import NetConf
+    from cni.spec.result import DNS
     from cni.wanted import Feature, Main
 
 
@@ -30,6 +31,10 @@ class Plugin(NamedTuple):
     """Whether it works on what earlier plugins of a chain attached, which it has to hear of in prevResult."""
     supported: tuple[str, ...] = versions.SUPPORTED
     """Versions of the specification, as the reference's plugin of that name has them."""
+    dns: Callable[[NetConf], DNS | None] | None = None
+    """What the result says of DNS, whatever IPAM says; None: the configuration's `dns`."""
+    data_dir: str = ""
+    """Where host-local keeps reservations unless told, below the state directory; "": where the reference does."""
 
 
 def _bridge(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:

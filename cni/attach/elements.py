@@ -52,7 +52,7 @@ def drop(node: Node, key: Key, elements: Sequence[Element]) -> None:
     claimed = _claims(elements)
     with node.rules_lock(shared=True), node.claims_lock():
         mine = claims.mine(node, key, claimed)
-        nft.delete(node.nf, [one for one in elements if not one.claim or one.claim in mine])
+        _delete(node, [one for one in elements if not one.claim or one.claim in mine])
         claims.release(node, key, claimed)
 
 
@@ -60,6 +60,11 @@ def are_current(node: Node, families: Iterable[str]) -> bool:
     """Whether our tables of these families are there, as this version makes them."""
     skeleton = node.skeleton
     return skeleton is not None and all(nft.table_version(node.nf, one) == skeleton.version for one in families)
+
+
+def _delete(node: Node, elements: Iterable[Element]) -> None:
+    """Gone already is fine."""
+    nft.transact(node.nf, [one.drop() for one in elements])
 
 
 def _families(elements: Iterable[Element]) -> tuple[str, ...]:
@@ -78,7 +83,7 @@ def _put(node: Node, key: Key, elements: Sequence[Element]) -> bool:
     with node.claims_lock():
         taken = claims.take(node, key, claimed)
         if taken:
-            nft.delete(node.nf, [one for one in elements if one.claim in taken])
+            _delete(node, [one for one in elements if one.claim in taken])
         return _add(node, elements)
 
 
@@ -94,7 +99,7 @@ def _add(node: Node, elements: Sequence[Element]) -> bool:
                 return False
             if error.errno != errno.EEXIST or not again:
                 raise
-            nft.delete(node.nf, elements)
+            _delete(node, elements)
         else:
             break
     return True

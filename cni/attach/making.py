@@ -10,6 +10,7 @@ import errno
 from cni.kernel import inet
 from cni.kernel import link as links
 from cni.kernel.inet import FoundAddress, LinkAddress
+from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.netlink import NetlinkError, Socket, messages
 from cni.lean import select, socket, time
 from cni.spec.errors import CONFLICT, TRY_AGAIN_LATER, CNIError
@@ -50,10 +51,13 @@ def make(node: Node, sandbox: Sandbox, key: Key, wanted: Wanted, switches: Mappi
             indexes[thing.link] = links.need(node.nl, thing.link).ifindex
     own = [veth.name for veth in wanted.veths] + [ifb.name for ifb in wanted.ifbs]
     aliases = [links.set_alias(indexes[name], name, str(key)) for name in own]
-    # On the node all of it hangs on our own port, or is a hint that may be wrong; so it goes in one datagram. How the
-    # port is treated is settled before the pod can send.
-    node.nl.do(*aliases, *[_making(thing, indexes) for thing in wanted.node])
+    # How its port is treated is settled before the pod can send; where it is found, once it is there. All of it hangs
+    # on our own port, or is a hint that may be wrong; so each goes in one datagram.
+    hints = [thing for thing in wanted.node if isinstance(thing, (FdbEntry, Neighbour))]
+    treated = [thing for thing in wanted.node if not isinstance(thing, (FdbEntry, Neighbour))]
+    node.nl.do(*aliases, *[_making(thing, indexes) for thing in treated])
     reported = make_in_pod(sandbox, wanted, inside)
+    node.nl.do(*[thing.make(indexes[thing.link]) for thing in hints])
     if wanted.amends:
         from cni.attach import amending
 

@@ -11,8 +11,8 @@ import errno
 
 from cni import boot
 from cni.attach.locks import Lock
-from cni.attach.record import Records, listdir, make_dirs, read_file, replace_file, unlink, write_all
-from cni.kernel.netlink import NETLINK_NETFILTER, Socket
+from cni.attach.record import Records, make_dirs, read_file, replace_file, unlink, write_all
+from cni.kernel.netlink import Socket
 from cni.kernel.netns import Netns
 from cni.key import hash_of
 from cni.lean import posix
@@ -69,7 +69,9 @@ class Node:
     def nf(self) -> Socket:
         """A socket to the packet filter; opened when something first asks for it."""
         if not self._nf:
-            self._nf = Socket(NETLINK_NETFILTER)
+            from cni.kernel import nft
+
+            self._nf = nft.connect()
         return self._nf
 
     def close(self) -> None:
@@ -154,7 +156,7 @@ class Node:
 
     def tables(self) -> list[str]:
         """The families in which our table was made in this boot, whoever may have removed it since."""
-        return [name for name in listdir(f"{self.run_dir}/tables") if not name.startswith(".")]
+        return [name for name in ("inet", "bridge") if read_file(f"{self.run_dir}/tables/{name}") is not None]
 
     def keep_before(self, sysctl: str, value: str) -> None:
         """Notes, once, what a setting of the node was before we changed it: for whoever takes us off the node again."""

@@ -103,10 +103,10 @@ def _up(link: Any) -> object:
     return LinkUp(text(link))
 
 
-def _address(link: Any, address: Any, dad: Any = False) -> object:
+def _address(link: Any, address: Any, dad: Any = False, prefix_route: Any = True) -> object:
     from cni.kernel.inet import LinkAddress
 
-    return LinkAddress(text(link), Prefixed.parse(address), _flag(dad))
+    return LinkAddress(text(link), Prefixed.parse(address), _flag(dad), _flag(prefix_route))
 
 
 def _route(

@@ -70,7 +70,7 @@ def drop_tagged(node: Node, key: Key) -> None:
     """The elements that bear the attachment's tag, and its claims: where no record lists them."""
     with node.rules_lock(shared=False), node.claims_lock():
         for family in node.tables():
-            nft.delete(node.nf, [one for one in nftlist.elements(node.nf, family) if one.tag == key.tag])
+            nft.transact(node.nf, [one.drop() for one in nftlist.elements(node.nf, family) if one.tag == key.tag])
         claims.disown(node, {str(key)})
 
 
@@ -82,7 +82,7 @@ def collect(node: Node) -> None:
         fragments = {one.name for old in node.records.all() for one in reading.fragments_of(old.objects)}
         for family in node.tables():
             found = nftlist.elements(node.nf, family)
-            nft.delete(node.nf, [one for one in found if one.tag not in tags])
+            nft.transact(node.nf, [one.drop() for one in found if one.tag not in tags])
             _remove_rules(node, family, fragments)
         claims.disown(node, claims.owners(node) - {str(key) for key in keys})
 

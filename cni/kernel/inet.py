@@ -70,6 +70,7 @@ IFA_F_NODAD: Final = 0x02
 IFA_F_DADFAILED: Final = 0x08
 IFA_F_TENTATIVE: Final = 0x40
 IFA_F_PERMANENT: Final = 0x80
+IFA_F_NOPREFIXROUTE: Final = 0x200
 
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
@@ -95,6 +96,8 @@ class LinkAddress(NamedTuple):
     address: Interface
     dad: bool = False
     """Whether to have the kernel detect duplicates first (IPv6)."""
+    prefix_route: bool = True
+    """Whether it brings a route to its subnet along."""
 
     def _body(self, index: int, flags: int) -> bytes:
         ip, length = self.address
@@ -110,9 +113,11 @@ class LinkAddress(NamedTuple):
         """Raises, when sent, EEXIST for an address that the link has already."""
         version = self.address.address.version
         flags = IFA_F_PERMANENT | (0 if self.dad or version == 4 else IFA_F_NODAD)
+        flags |= 0 if self.prefix_route else IFA_F_NOPREFIXROUTE
         broadcast = " broadcast +" if version == 4 and self.address.length < 31 else ""
         nodad = " nodad" if flags & IFA_F_NODAD else ""
-        what = f"{_ip(version)} address add {self.address}{broadcast} dev {self.link}{nodad}"
+        alone = "" if self.prefix_route else " noprefixroute"
+        what = f"{_ip(version)} address add {self.address}{broadcast} dev {self.link}{nodad}{alone}"
         return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, self._body(index, flags), what)
 
     def drop(self, index: int) -> Request:
