@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from cni.attach.call import Call
     from cni.attach.node import Node
+    from cni.plugins import Plugin
     from cni.spec.result import Result
     from cni.wanted import Addresses, Feature, Main
 
@@ -139,8 +140,7 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
             request,
             whole,
             addresses.of_leaving(whole, request.args, request.path, node.boot, environ, data_dir),
-            # What is on the node is found by its tag, without the code that knows why it is there.
-            (None, ()) if plugin.recorded else plugin.features(whole, request.args),
+            _leaving(plugin, whole, request.args),
         )
 
     if plugin.recorded:
@@ -152,6 +152,18 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
         from cni.attach import inside
 
         inside.delete(node, call())
+
+
+def _leaving(plugin: Plugin, conf: NetConf, args: str) -> tuple[Main | None, tuple[Feature, ...]]:
+    """What a DEL without a record has to know of features. What is on the node is found by its tag, without the code
+    that knows why it is there; but what a chained plugin wrote into the rules of others bears none."""
+    if plugin.recorded and not plugin.chained:
+        return None, ()
+    try:
+        return plugin.features(conf, args)
+    except CNIError:
+        # Whatever the configuration says by now, the pod has to go.
+        return None, ()
 
 
 def _attach(

@@ -49,9 +49,16 @@ def _loopback(_conf: NetConf, _args: str) -> tuple[Main, tuple[Feature, ...]]:
     return LoopbackFeature(), ()
 
 
+def _firewall(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
+    from cni.features.firewall import FirewallFeature
+
+    return None, (FirewallFeature.parse(conf),)
+
+
 PLUGINS: Final = {
     "bridge": Plugin(_bridge),
     "loopback": Plugin(_loopback, recorded=False),
+    "firewall": Plugin(_firewall, chained=True, supported=versions.SINCE_0_4),
 }
 HOST_LOCAL: Final = "host-local"
 """The one that hands out addresses and attaches nothing."""

@@ -27,6 +27,9 @@ def remove(node: Node, call: Call) -> None:
         delete_links(node, call.key)
     with failures:
         drop_tagged(node, call.key)
+    if call.features and call.prev:
+        with failures:
+            _drop_openings(node, call)
     if call.main and call.prev:
         with failures:
             _delete_in_pod(node, call, call.prev)
@@ -41,6 +44,14 @@ def drop_tagged(node: Node, key: Key) -> None:
         from cni.attach import tables
 
         tables.drop_tagged(node, key)
+
+
+def _drop_openings(node: Node, call: Call) -> None:
+    """What the features would have written into the rules of others, for the addresses that the result tells of."""
+    from cni.attach import chained, openings
+    from cni.attach.call import wanted_of
+
+    openings.drop(node, call.key, wanted_of(call, chained.pod_told(call)).openings)
 
 
 def _delete_in_pod(node: Node, call: Call, prev: Result) -> None:
