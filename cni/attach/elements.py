@@ -10,7 +10,7 @@ import errno
 
 from cni.attach import claims
 from cni.kernel import nft
-from cni.kernel.netlink import NLM_F_EXCL, NetlinkError
+from cni.kernel.netlink import NetlinkError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from cni.kernel.nft import Claim, Element
     from cni.key import Key
     from cni.wanted import Wanted
-
-
-def require(node: Node, wanted: Wanted) -> None:
-    """Raises unless the kernel has what elements need: asked before anything is made."""
-    if wanted.elements:
-        nft.table_version(node.nf)
 
 
 def make(node: Node, key: Key, wanted: Wanted) -> None:
@@ -89,8 +83,6 @@ def _put(node: Node, key: Key, elements: Sequence[Element]) -> bool:
 
 def _add(node: Node, elements: Sequence[Element]) -> bool:
     requests = [one.make() for one in elements]
-    # Where one is there already, adding it would leave the comment that it has, so the name of another owner.
-    requests = [one._replace(flags=one.flags | NLM_F_EXCL) for one in requests]
     for again in (True, False):
         try:
             nft.transact(node.nf, requests)

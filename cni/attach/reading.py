@@ -203,10 +203,10 @@ def _forward(address: Any, backend: Any = "", admin_chain: Any = "CNI-ADMIN", zo
     return ForwardOpening(Address.parse(address), text(backend), text(admin_chain), text(zone))
 
 
-def _flow(protocol: Any, port: Any, address: Any) -> object:
+def _flow(protocol: Any, port: Any, address: Any, host: Any = None) -> object:
     from cni.kernel.conntrack import Flow
 
-    return Flow(_number(protocol), _number(port), Address.parse(address))
+    return Flow(_number(protocol), _number(port), Address.parse(address), _maybe(Address.parse, host))
 
 
 def _switch(bridge: Any, gateways: Any) -> Switch:

@@ -92,7 +92,7 @@ def _drop_rules(node: Node, old: Record, failures: Failures) -> None:
 
         # After the rules are gone, not before: a packet in between would pin the old pod.
         with failures:
-            conntrack.forget(node.nf, reading.flows_of(old.objects))
+            conntrack.forget_served(node.nf, reading.flows_of(old.objects))
 
 
 class Failures:

@@ -51,7 +51,7 @@ def restore(node: Node, families: Iterable[str] = ()) -> None:
     text = [f"add table {family} {nft.TABLE}\ndelete table {family} {nft.TABLE}\n" for family in wanted]
     text += [skeleton.text(family) for family in wanted]
     text += [fragment.text for fragment in fragments.values()]
-    text += [one.make().what.removeprefix("nft ") + "\n" for one in things]
+    text += [one.line("add") + "\n" for one in things]
     ruleset.load("".join(text))
     for family in wanted:
         node.note_table(family)
@@ -88,9 +88,14 @@ def collect(node: Node) -> None:
 
 
 def _remove_rules(node: Node, family: str, used: set[str]) -> None:
-    """The chains and sets of networks that nobody uses any more: whose names end in that of no record's fragment."""
+    """Of networks that nobody uses any more: the chains and sets whose names end in that of no record's fragment."""
     skeleton = node.skeleton
-    known = skeleton.text(family) if skeleton else ""
-    old = [name for name in nftlist.names(node.nf, family) if name.rpartition("_")[2] not in used]
-    old = [name for name in old if f" {name} " not in known]
-    # Chains first: their rules name the sets.
+    constant = set(skeleton.text(family).split()) if skeleton else set()
+    # Chains come first, whose rules name the sets.
+    old = [
+        f"delete {one.kind} {family} {nft.TABLE} {one.name}\n"
+        for one in nftlist.declared(node.nf, family)
+        if one.name not in constant and one.name.rpartition("_")[2] not in used
+    ]
+    if old and skeleton:
+        ruleset.load("".join(old))

@@ -50,7 +50,6 @@ _CHAIN: Final = "podwire"
 _NOT_LOOKED_INTO: Final = frozenset({nft.TABLE, "nat", "mangle", "raw", "security", "kube-proxy", "firewalld"})
 """Tables that don't drop by policy, and may have a chain for each of ten thousand services."""
 _IPTABLES: Final = "filter"
-_MISSING: Final = frozenset({errno.ENOENT})
 _NOTHING: Final = frozenset({errno.ENOENT, errno.EINVAL, errno.EOPNOTSUPP, errno.EAFNOSUPPORT})
 """How a kernel without nf_tables, or without that family of it, says that it isn't there."""
 
@@ -82,14 +81,14 @@ class Chain(NamedTuple):
 
 def chain(nl: Socket, family: str, table: str, name: str) -> Chain | None:
     """Raises NetlinkError."""
-    body = _head(family) + text(NFTA_CHAIN_TABLE, table) + text(NFTA_CHAIN_NAME, name)
+    body = nft.nfgenmsg(family) + text(NFTA_CHAIN_TABLE, table) + text(NFTA_CHAIN_NAME, name)
     request = Request(NFT_MSG_GETCHAIN, 0, body, f"nft list chain {family} {table} {name}", fine=_NOTHING)
     message = nl.get(request)
     return Chain.parse(message) if message else None
 
 
 def table_is_there(nl: Socket, family: str, table: str) -> bool:
-    body = _head(family) + text(nft.NFTA_TABLE_NAME, table)
+    body = nft.nfgenmsg(family) + text(nft.NFTA_TABLE_NAME, table)
     return bool(nl.get(Request(nft.NFT_MSG_GETTABLE, 0, body, f"nft list table {family} {table}", fine=_NOTHING)))
 
 
@@ -142,7 +141,7 @@ def _dropping(nl: Socket, version: int) -> list[tuple[str, str, list[str]]]:
 
 def _tables(nl: Socket, family: str) -> list[str]:
     """Those that somebody may have written by hand."""
-    messages = nl.dump(Request(nft.NFT_MSG_GETTABLE, 0, _head(family), f"nft list tables {family}", _NOTHING))
+    messages = nl.dump(Request(nft.NFT_MSG_GETTABLE, 0, nft.nfgenmsg(family), f"nft list tables {family}", _NOTHING))
     names = [as_text(attributes(message.body, 4).get(nft.NFTA_TABLE_NAME, b"")) for message in messages]
     return [
         name
@@ -153,7 +152,7 @@ def _tables(nl: Socket, family: str) -> list[str]:
 
 
 def _chains(nl: Socket, family: str) -> list[Chain]:
-    messages = nl.dump(Request(NFT_MSG_GETCHAIN, 0, _head(family), f"nft list chains {family}", _NOTHING))
+    messages = nl.dump(Request(NFT_MSG_GETCHAIN, 0, nft.nfgenmsg(family), f"nft list chains {family}", _NOTHING))
     return [Chain.parse(message) for message in messages]
 
 
@@ -193,7 +192,7 @@ def _set(version: int) -> str:
 def _element(message: int, family: str, table: str, address: Address) -> Request:
     key = nested(nft.NFTA_SET_ELEM_KEY, attribute(nft.NFTA_DATA_VALUE, address.packed))
     body = (
-        _head(family)
+        nft.nfgenmsg(family)
         + text(nft.NFTA_SET_ELEM_LIST_TABLE, table)
         + text(nft.NFTA_SET_ELEM_LIST_SET, _set(address.version))
         + nested(nft.NFTA_SET_ELEM_LIST_ELEMENTS, nested(nft.NFTA_LIST_ELEM, key))
@@ -201,8 +200,4 @@ def _element(message: int, family: str, table: str, address: Address) -> Request
     new = message == nft.NFT_MSG_NEWSETELEM
     verb = {nft.NFT_MSG_NEWSETELEM: "add", nft.NFT_MSG_DELSETELEM: "delete"}.get(message, "get")
     what = f"nft {verb} element {family} {table} {_set(address.version)} '{{ {address} }}'"
-    return Request(message, NLM_F_CREATE if new else 0, body, what, fine=frozenset() if new else _MISSING)
-
-
-def _head(family: str) -> bytes:
-    return bytes((nft.FAMILIES[family], 0, 0, 0))
+    return Request(message, NLM_F_CREATE if new else 0, body, what, fine=frozenset() if new else nft.MISSING)

@@ -21,6 +21,7 @@ from cni.kernel.netlink import (
     NETLINK_NETFILTER,
     NLM_F_ACK,
     NLM_F_CREATE,
+    NLM_F_EXCL,
     NLMSG_ERROR,
     NetlinkError,
     Request,
@@ -105,17 +106,16 @@ class Element(NamedTuple):
     """Of the table: "inet" or "bridge"."""
 
     def make(self) -> Request:
-        """Into the set. The kernel takes an element that is there already, and keeps the old one's comment; where
-        that may be another's, `drop` it in the same transaction."""
-        return self._request(NFT_MSG_NEWSETELEM, "add", True)
+        """Into the set, which has none of this key: EEXIST, so that nobody takes over another's element unawares."""
+        return self._request(NFT_MSG_NEWSETELEM, NLM_F_CREATE | NLM_F_EXCL, "create", NONE)
 
     def drop(self) -> Request:
         """Of whatever value and comment. A set that is gone, with its table, has no elements either: both are fine."""
-        return self._request(NFT_MSG_DELSETELEM, "delete", False)
+        return self._request(NFT_MSG_DELSETELEM, 0, "delete", MISSING)
 
     def find(self, nl: Socket) -> bool:
         """Whether the set has an element of this key, with this value and this comment."""
-        message = nl.get(self._request(NFT_MSG_GETSETELEM, "get", False))
+        message = nl.get(self._request(NFT_MSG_GETSETELEM, 0, "get", MISSING))
         if not message:
             return False
         listed = attributes(attributes(message.body, 4).get(NFTA_SET_ELEM_LIST_ELEMENTS, b""))
@@ -131,31 +131,35 @@ class Element(NamedTuple):
             wanted, there = (attributes(one.get(NFTA_DATA_VERDICT, b"")) for one in (wanted, there))
         return wanted == there
 
-    def _request(self, message: int, verb: str, whole: bool) -> Request:
+    def line(self, verb: str = "add") -> str:
+        """What nft does this with: "add", "create", "delete" or "get" it. The first takes one that is there already for
+        this one, and leaves it the comment that it has. The line may be one of many in a text for `ruleset`."""
+        key_type, _, value_type = self.type.partition(" : ")
+        key, _, value = self.text.partition(" : ")
+        told = _quoted(key_type, key)
+        if verb == "add" or verb == "create":
+            told += f' comment "{self.tag}"' + (f" : {_quoted(value_type, value)}" if value else "")
+        return f"{verb} element {self.family} {TABLE} {self.set} {{ {told} }}"
+
+    def _request(self, message: int, flags: int, verb: str, fine: frozenset[int]) -> Request:
         key_type, maps, value_type = self.type.partition(" : ")
         key, colon, value = self.text.partition(" : ")
         if maps != colon:
             raise ValueError(f"{self.text!r} is no element of {self.type}")
         parts = nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, encoded(key_type, key)))
-        told = _quoted(key_type, key)
-        if whole:
+        if message == NFT_MSG_NEWSETELEM:
             if maps:
                 parts += nested(NFTA_SET_ELEM_DATA, _value(value_type, value))
             parts += attribute(NFTA_SET_ELEM_USERDATA, _comment(self.tag))
-            told += f' comment "{self.tag}"' + (f" : {_quoted(value_type, value)}" if maps else "")
         body = (
-            _family(self.family)
+            nfgenmsg(self.family)
             + text(NFTA_SET_ELEM_LIST_TABLE, TABLE)
             + text(NFTA_SET_ELEM_LIST_SET, self.set)
             + nested(NFTA_SET_ELEM_LIST_ELEMENTS, nested(NFTA_LIST_ELEM, parts))
         )
-        return Request(
-            message,
-            NLM_F_CREATE if whole else 0,
-            body,
-            f"nft '{verb} element {self.family} {TABLE} {self.set} {{ {told} }}'",
-            fine=frozenset() if whole else _MISSING,
-        )
+        # Between a shell's quotes: nft takes some names of interfaces between its own only.
+        what = "nft '" + self.line(verb).replace("'", "'\\''") + "'"
+        return Request(message, flags, body, what, fine)
 
 
 class Fragment(NamedTuple):
@@ -166,7 +170,8 @@ class Fragment(NamedTuple):
     text: str
 
 
-_MISSING: Final = frozenset({errno.ENOENT})
+NONE: Final[frozenset[int]] = frozenset()
+MISSING: Final = frozenset({errno.ENOENT})
 
 
 # --- encoding ---------------------------------------------------------------------------------------
@@ -189,7 +194,8 @@ def encoded(type: str, text: str) -> bytes:
 def _field(type: str, text: str) -> bytes:
     if type == "ifname":
         name = text.encode("utf-8", "surrogateescape")
-        if 0 < len(name) < IFNAME_BYTES and b"\0" not in name:
+        # nft has no way to tell of a quote, so such a name would spoil each text that it is in.
+        if 0 < len(name) < IFNAME_BYTES and b"\0" not in name and b'"' not in name:
             return name + b"\0" * (IFNAME_BYTES - len(name))
     elif type == "ipv4_addr" or type == "ipv6_addr":
         address = Address.parse(text)
@@ -229,15 +235,15 @@ def _value(type: str, text: str) -> bytes:
 
 
 def _quoted(type: str, text: str) -> str:
-    """As nft takes it whatever an interface is called, between the quotes of a shell."""
+    """As nft takes it whatever an interface is called."""
     if "ifname" not in type:
         return text
-    return " . ".join(
-        [
-            '"' + part.replace("'", "'\\''") + '"' if each == "ifname" else part
-            for each, part in zip(type.split(" . "), text.split(" . "))
-        ]
-    )
+    parts = text.split(" . ")
+    for i, each in enumerate(type.split(" . ")):
+        if each == "ifname":
+            part = parts[i]
+            parts[i] = f'"{part[:-1]}\\*"' if part[-1:] == "*" else f'"{part}"'  # without, it means: any that begins so
+    return " . ".join(parts)
 
 
 def _comment(comment: str) -> bytes:
@@ -257,8 +263,8 @@ def comment_in(userdata: bytes) -> str:
     return ""
 
 
-def _family(family: str) -> bytes:
-    """The fixed part of each message (nfgenmsg): family, version 0, and a number that only batches use."""
+def nfgenmsg(family: str) -> bytes:
+    """The fixed part of each message: family, version 0, and a number that only batches use."""
     return bytes((FAMILIES[family], 0, 0, 0))
 
 
@@ -280,9 +286,9 @@ def table_version(nl: Socket, family: str = "inet") -> str | None:
     request = Request(
         NFT_MSG_GETTABLE,
         0,
-        _family(family) + text(NFTA_TABLE_NAME, TABLE),
+        nfgenmsg(family) + text(NFTA_TABLE_NAME, TABLE),
         f"nft list table {family} {TABLE}",
-        fine=_MISSING,
+        fine=MISSING,
     )
     try:
         message = nl.get(request)
@@ -335,13 +341,15 @@ def _batch(nl: Socket, requests: list[Request]) -> dict[int, tuple[int, str]]:
         try:
             datagram = nl.receive(what, flags)
         except OSError as error:
-            if error.errno == errno.ENOBUFS:
-                # More refusals than the socket holds, some hundred: those that it holds will do for now.
-                flags = socket.MSG_DONTWAIT
-                continue
-            if error.errno == errno.EAGAIN and refused:
-                return refused
-            raise
+            if error.errno == errno.EAGAIN:
+                if refused:
+                    return refused
+                raise NetlinkError(errno.ENOBUFS, what, "the kernel's answers got lost") from error
+            if error.errno != errno.ENOBUFS:
+                raise
+            # More refusals than the socket holds, which is some hundred: those that it holds will do for now.
+            flags = socket.MSG_DONTWAIT
+            continue
         for message in messages(datagram):
             number = message.sequence - begin - 1
             if message.type != NLMSG_ERROR or not -1 <= number < len(requests):
