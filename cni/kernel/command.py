@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 PLACES: Final = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 """Where commands are looked for. PATH is the runtime's, and may be anything."""
 
-_SAID_BYTES: Final = 1 << 16
 _NO_STATUS: Final = (b"/bin/sh", b"-c", b'"$@"; echo $? >&3', b"sh")
 
 
@@ -146,4 +145,4 @@ def _file(content: bytes) -> int:
 
 
 def _read(fd: int) -> bytes:
-    return posix.pread(fd, _SAID_BYTES, 0)
+    return posix.pread(fd, posix.fstat(fd).st_size, 0)

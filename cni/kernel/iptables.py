@@ -37,13 +37,10 @@ _OLDER_TABLES: Final = {4: "ip_tables_names", 6: "ip6_tables_names"}
 _TABLE: Final = "filter"
 _FORWARD: Final = "FORWARD"
 _CHAIN: Final = "CNI-FORWARD"
-_JUMPS: Final = 2
-"""How many of the rules lead to the pods', and go first in their chains."""
 _LOCK_PATIENCE_S: Final = "5"
-# Exit statuses of iptables-restore.
+"""Others may hold the lock of the older iptables; the newer one needs none, and takes the option."""
 _CONTRADICTED: Final = 1
-_MEANINGLESS: Final = 2
-"""So it says of a jump to a chain that isn't there, too."""
+"""The exit status for what is there already, or isn't there; others are for commands and kernels that won't do."""
 
 
 class Variant(NamedTuple):
@@ -58,23 +55,20 @@ class Variant(NamedTuple):
 
         Raises Refused for everything but a line that the table contradicts: what is there already, or isn't there.
         """
-        # -w: others may hold the lock of the older iptables; the newer one needs none, and takes the option.
         argv = [self._name("-restore"), "-w", _LOCK_PATIENCE_S, "--noflush"]
         text = "\n".join([f"*{_TABLE}", *lines, "COMMIT", ""])
         end = command.ended(argv, text.encode(), package="iptables")
-        if end.status not in (0, _CONTRADICTED, _MEANINGLESS):
+        if end.status not in (0, _CONTRADICTED):
             raise command.refused(argv, end)
         return end
 
-    def must(self, line: str) -> None:
-        end = self.change(line)
-        if end.status:
-            raise Refused(errno.EINVAL, f"{self._name('')} {line}", end.why)
-
-    def drops(self) -> bool:
-        """Whether FORWARD drops what no rule of its accepts."""
-        said = command.run([self._name(""), "-w", _LOCK_PATIENCE_S, "-S", _FORWARD], package="iptables")
-        return said.startswith(f"-P {_FORWARD} DROP".encode())
+    def listed(self, chain: str) -> list[str]:
+        """Policy and rules of one chain, as iptables would have them said; nothing where there is no such chain."""
+        argv = [self._name(""), "-w", _LOCK_PATIENCE_S, "-S", chain]
+        end = command.ended(argv, package="iptables")
+        if end.status not in (0, _CONTRADICTED):
+            raise command.refused(argv, end)
+        return end.output.decode("utf-8", "replace").splitlines()
 
     def _name(self, ending: str) -> str:
         own = f"{self.command}{self.suffix}{ending}"
@@ -84,7 +78,15 @@ class Variant(NamedTuple):
 def let_pass(nl: Socket, opening: ForwardOpening, *, asked: bool) -> None:
     """There already is fine. Unless asked for, only where FORWARD drops what no rule of its accepts."""
     for variant in _to_be_told(nl, opening, asked=asked):
-        _complete(variant, opening)
+        missing = _missing(variant, opening)
+        if missing:
+            # One that is there already contradicts nothing that we need.
+            for chain in (_CHAIN, opening.admin_chain):
+                if any(rule.endswith(f"-j {chain}") for rule in missing):
+                    variant.change(f"-N {chain}")
+            end = variant.change(*[_addition(rule) for rule in missing])
+            if end.status:
+                raise Refused(errno.EINVAL, f"{variant.command} {_addition(missing[0])}", end.why)
 
 
 def let_pass_no_more(nl: Socket, opening: ForwardOpening) -> None:
@@ -98,8 +100,7 @@ def let_pass_no_more(nl: Socket, opening: ForwardOpening) -> None:
 
 
 def lets_pass(nl: Socket, opening: ForwardOpening, *, asked: bool) -> bool:
-    lines = [f"-C {rule}" for rule in _wanted(opening)]
-    return not any(variant.change(*lines).status for variant in _to_be_told(nl, opening, asked=asked))
+    return not any(_missing(variant, opening) for variant in _to_be_told(nl, opening, asked=asked))
 
 
 def _to_be_told(nl: Socket, opening: ForwardOpening, *, asked: bool) -> list[Variant]:
@@ -107,12 +108,27 @@ def _to_be_told(nl: Socket, opening: ForwardOpening, *, asked: bool) -> list[Var
     found = _in_use(nl, version, _FORWARD)
     if asked:
         return found or [Variant(_COMMANDS[version], "")]
-    return [one for one in found if (one.drops() if one.suffix == _OLDER else _newer_drops(nl, version))]
+    return [one for one in found if _drops(nl, version, one)]
 
 
-def _newer_drops(nl: Socket, version: int) -> bool:
+def _drops(nl: Socket, version: int, variant: Variant) -> bool:
+    """Whether FORWARD drops what no rule of its accepts."""
+    if variant.suffix == _OLDER:
+        return f"-P {_FORWARD} DROP" in variant.listed(_FORWARD)
     found = foreign.chain(nl, foreign.IP[version], _TABLE, _FORWARD)
     return bool(found and found.drops)
+
+
+def _missing(variant: Variant, opening: ForwardOpening) -> list[str]:
+    """Of the rules that lead to the pod's, and of the pod's. What these cost to list, to look for one of them costs."""
+    there = {line for chain in (_FORWARD, _CHAIN) for line in variant.listed(chain)}
+    return [rule for rule in _wanted(opening) if f"-A {rule}" not in there]
+
+
+def _addition(rule: str) -> str:
+    """The line that adds it. What leads on to other chains goes first."""
+    chain, _, rest = rule.partition(" ")
+    return f"-A {rule}" if rule.endswith("-j ACCEPT") else f"-I {chain} 1 {rest}"
 
 
 def _in_use(nl: Socket, version: int, chain: str) -> list[Variant]:
@@ -135,29 +151,6 @@ def _older_tables(version: int) -> list[str]:
         return posix.read(fd, 4096).decode().split()
     finally:
         posix.close(fd)
-
-
-def _complete(variant: Variant, opening: ForwardOpening) -> None:
-    """Adds what is missing, and nothing twice. Where the chains are there, one step asks, and one adds."""
-    wanted = _wanted(opening)
-    end = variant.change(*[f"-C {rule}" for rule in wanted])
-    if not end.status:
-        return
-    first = _line_of(end) - 1  # above the first stands the table
-    if first > _JUMPS and variant.change(*[f"-A {rule}" for rule in wanted[first - 1 :]]).status == 0:
-        return
-    for chain in (_CHAIN, opening.admin_chain):
-        variant.change(f"-N {chain}")
-    for number, rule in enumerate(wanted):
-        if variant.change(f"-C {rule}").status:
-            chain, _, rest = rule.partition(" ")
-            variant.must(f"-I {chain} 1 {rest}" if number < _JUMPS else f"-A {rule}")
-
-
-def _line_of(end: Ended) -> int:
-    """Which line of its input iptables-restore failed at; 0 where it says something else."""
-    number = end.said.partition(": line ")[2].partition(" failed")[0]
-    return int(number) if end.status == _CONTRADICTED and number.isdigit() else 0
 
 
 def _wanted(opening: ForwardOpening) -> list[str]:
