@@ -140,7 +140,11 @@ if TYPE_CHECKING:
     NodeObject = BridgePort | FdbEntry | Neighbour | LinkRoute | LinkAddress | PortMtu | Queueing
 
     class Opening(Protocol):
-        """Something in another's firewall that lets the pod's packets pass. Raises Refused."""
+        """Something in another's firewall that lets the pod's packets pass. Raises Refused, CNIError."""
+
+        @property
+        def resource(self) -> str:
+            """What is opened, as part of a file's name. What several attachments want goes with the last of them."""
 
         def make(self) -> None:
             """There already is fine."""

@@ -205,6 +205,12 @@ def _element(of: Any, kind: Any, content: Any, tag: Any, claim: Any = None, fami
     return Element(text(of), text(kind), text(content), text(tag), claimed, text(family))
 
 
+def _forward(address: Any, backend: Any = "", admin_chain: Any = "CNI-ADMIN", zone: Any = "trusted") -> object:
+    from cni.kernel.forwarding import ForwardOpening
+
+    return ForwardOpening(Address.parse(address), text(backend), text(admin_chain), text(zone))
+
+
 def _flow(protocol: Any, port: Any, address: Any, host: Any = None) -> object:
     from cni.kernel.conntrack import Flow
 
@@ -241,6 +247,7 @@ _KINDS: Final[dict[str, Callable[..., object]]] = {
     "redirect": _redirect,
     "fragment": _fragment,
     "element": _element,
+    "forward": _forward,
     "flow": _flow,
 }
 
