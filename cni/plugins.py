@@ -46,9 +46,16 @@ def _loopback(_conf: NetConf, _args: str) -> tuple[Main, tuple[Feature, ...]]:
     return LoopbackFeature(), ()
 
 
+def _portmap(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
+    from cni.features.portmap import PortMapFeature
+
+    return None, (PortMapFeature.parse(conf),)
+
+
 PLUGINS: Final = {
     "bridge": Plugin(_bridge),
     "loopback": Plugin(_loopback, recorded=False),
+    "portmap": Plugin(_portmap, chained=True),
 }
 HOST_LOCAL: Final = "host-local"
 """The one that hands out addresses and attaches nothing."""
