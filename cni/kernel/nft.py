@@ -194,7 +194,8 @@ def encoded(type: str, text: str) -> bytes:
 def _field(type: str, text: str) -> bytes:
     if type == "ifname":
         name = text.encode("utf-8", "surrogateescape")
-        if 0 < len(name) < IFNAME_BYTES and b"\0" not in name:
+        # nft has no way to tell of a quote, so such a name would spoil each text that it is in.
+        if 0 < len(name) < IFNAME_BYTES and b"\0" not in name and b'"' not in name:
             return name + b"\0" * (IFNAME_BYTES - len(name))
     elif type == "ipv4_addr" or type == "ipv6_addr":
         address = Address.parse(text)
@@ -237,8 +238,12 @@ def _quoted(type: str, text: str) -> str:
     """As nft takes it whatever an interface is called."""
     if "ifname" not in type:
         return text
-    pairs = zip(type.split(" . "), text.split(" . "))
-    return " . ".join([f'"{part}"' if each == "ifname" else part for each, part in pairs])
+    parts = text.split(" . ")
+    for i, each in enumerate(type.split(" . ")):
+        if each == "ifname":
+            part = parts[i]
+            parts[i] = f'"{part[:-1]}\\*"' if part[-1:] == "*" else f'"{part}"'  # without, it means: any that begins so
+    return " . ".join(parts)
 
 
 def _comment(comment: str) -> bytes:
@@ -336,13 +341,15 @@ def _batch(nl: Socket, requests: list[Request]) -> dict[int, tuple[int, str]]:
         try:
             datagram = nl.receive(what, flags)
         except OSError as error:
-            if error.errno == errno.ENOBUFS:
-                # More refusals than the socket holds, some hundred: those that it holds will do for now.
-                flags = socket.MSG_DONTWAIT
-                continue
-            if error.errno == errno.EAGAIN and refused:
-                return refused
-            raise
+            if error.errno == errno.EAGAIN:
+                if refused:
+                    return refused
+                raise NetlinkError(errno.ENOBUFS, what, "the kernel's answers got lost") from error
+            if error.errno != errno.ENOBUFS:
+                raise
+            # More refusals than the socket holds, which is some hundred: those that it holds will do for now.
+            flags = socket.MSG_DONTWAIT
+            continue
         for message in messages(datagram):
             number = message.sequence - begin - 1
             if message.type != NLMSG_ERROR or not -1 <= number < len(requests):

@@ -140,7 +140,7 @@ def _file(text: str) -> int:
     except AttributeError:  # an interpreter built for an old libc; /run is memory too
         fd = posix.open("/run", posix.O_TMPFILE | posix.O_RDWR | posix.O_CLOEXEC, 0o600)
     try:
-        posix.write(fd, text.encode())
+        posix.write(fd, text.encode("utf-8", "surrogateescape"))
         posix.lseek(fd, 0, 0)
         return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
     finally:
