@@ -88,12 +88,19 @@ def _firewall(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
     return None, (FirewallFeature.parse(conf),)
 
 
+def _portmap(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
+    from cni.features.portmap import PortMapFeature
+
+    return None, (PortMapFeature.parse(conf),)
+
+
 PLUGINS: Final = {
     "bridge": Plugin(_bridge),
     "ptp": Plugin(_ptp),
     "loopback": Plugin(_loopback, recorded=False),
     "tuning": Plugin(_tuning, chained=True),
     "firewall": Plugin(_firewall, chained=True, supported=versions.SINCE_0_4),
+    "portmap": Plugin(_portmap, chained=True),
 }
 HOST_LOCAL: Final = "host-local"
 """The one that hands out addresses and attaches nothing."""
