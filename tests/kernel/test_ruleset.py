@@ -56,12 +56,14 @@ def test_nobody_has_to_say_how(netns: Path) -> None:
     assert names(netns) == ["podwire", "ports", "c"]
 
 
-def test_a_text_of_any_length_is_loaded(netns: Path, way: Way) -> None:
-    lines = [f'add element inet podwire ports {{ "port{n}" comment "{"x" * 100}" }}\n' for n in range(1500)]
+def test_a_text_longer_than_a_pipe_holds_is_loaded(netns: Path, way: Way) -> None:
+    lines = [f'add element inet podwire ports {{ "port{n}" comment "{"x" * 100}" }}\n' for n in range(700)]
+    text = TEXT + "".join(lines)
+    assert len(text) > 65536
 
-    load(netns, TEXT + "".join(lines), way)
+    load(netns, text, way)
 
-    assert len(rulesets.elements(netns)) == 1500
+    assert len(rulesets.elements(netns)) == 700
 
 
 @pytest.mark.parametrize("bad", ["add rule inet podwire nowhere drop\n", "delete table inet nowhere\n", "nonsense\n"])
