@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
-from bench import standing
+from bench import iperf, standing
 from bench.launch import Call, Crowd, Failed
 from cni.cli import throwaway
 
@@ -126,6 +126,10 @@ class Added(NamedTuple):
     container: int
     result: Mapping[str, Any]
 
+    @property
+    def address(self) -> str:
+        return str(self.result["ips"][0]["address"]).partition("/")[0]
+
 
 class Node:
     """Inside: the pods, and the plugins' verbs for them."""
@@ -136,31 +140,29 @@ class Node:
         self._members: list[dict[str, Any]] = setup.conflist["plugins"]
         self._pods = [throwaway.make_netns(f"pod{n}") for n in range(pods)]
         self._count = 0
+        self._residents = list[Added]()
         self._stay = set[str]()
+        """Links that no pod takes along when it goes."""
 
     def populate(self, pods: int) -> None:
         """Adds pods that stay, in namespaces of their own: what comes and goes finds a node at work."""
         new = range(len(self._pods), len(self._pods) + pods)
         self._pods += [throwaway.make_netns(f"stays{n}") for n in new]
-        if pods > 1 and self._setup.rules_at_once:
-            self._populate_with_rules(new)
-        else:
-            self._in_lanes(self._adding(n) for n in new)
+        at_once = pods > 1 and self._setup.rules_at_once
+        added = self._populate_with_rules(new) if at_once else self._in_lanes(self._adding(n) for n in new)
+        self._residents += sorted(added, key=lambda one: one.pod)
         self._stay = self._links()
 
-    def _populate_with_rules(self, new: Sequence[int]) -> None:
-        before = standing.rules()
+    def _populate_with_rules(self, new: Sequence[int]) -> list[Added]:
         (model,) = self._in_lanes([self._adding(new[0])])
-        after = standing.rules()
         without = [{**member, "ipMasq": False} for member in self._members if member["type"] != "portmap"]
         others = self._in_lanes(self._adding(n, without) for n in new[1:])
-        standing.multiply(before, after, self._bearer(model), [self._bearer(other) for other in others])
+        standing.multiply(self._bearer(model), [self._bearer(other) for other in others])
+        return [model, *others]
 
     def _bearer(self, added: Added) -> standing.Bearer:
-        address, _, _ = added.result["ips"][0]["address"].partition("/")
-        return standing.Bearer(
-            self._setup.conflist["name"], _container_id(added.container), address, _host_port(added.pod)
-        )
+        name, container_id = self._setup.conflist["name"], _container_id(added.container)
+        return standing.Bearer(name, container_id, added.address, _host_port(added.pod))
 
     def _in_lanes(self, walks: Iterable[Steps[T]], lanes: int = 2) -> list[T]:
         """Not measured, and so a few at a time."""
@@ -208,6 +210,11 @@ class Node:
         elapsed_ns = time.monotonic_ns() - started_ns
         self._require_clean()
         return Churn(done, elapsed_ns)
+
+    def traffic(self, seconds: int) -> float:
+        """Bits per second by one TCP connection between the first two pods that stay."""
+        client, server = self._residents[:2]
+        return iperf.tcp(self._pods[client.pod], self._pods[server.pod], server.address, seconds)
 
     def _together(self, walks: Sequence[Steps[T]], *, frugal: bool) -> tuple[Sample, list[T]]:
         crowd = Crowd(frugal=frugal)
@@ -314,6 +321,10 @@ class Remote:
     def populate(self, pods: int) -> None:
         self._ask("populate", pods=pods)
 
+    def traffic(self, seconds: int) -> float:
+        """Bits per second, of a node with two pods that stay."""
+        return float(self._ask("traffic", seconds=seconds)["bits_per_s"])
+
     def warm_up(self, pods: int) -> None:
         """A round of one pod and a round of these, to begin with."""
         self._ask("warm_up", pods=pods)
@@ -356,6 +367,8 @@ def main(argv: Sequence[str]) -> int:
                 case "populate":
                     node.populate(**arguments)
                     answer = {}
+                case "traffic":
+                    answer = {"bits_per_s": node.traffic(**arguments)}
                 case "warm_up":
                     node.warm_up(**arguments)
                     answer = {}

@@ -38,10 +38,9 @@ def rules() -> list[str]:
     return throwaway.run("iptables-save", "-t", "nat").splitlines()
 
 
-def multiply(before: Sequence[str], after: Sequence[str], model: Bearer, others: Sequence[Bearer]) -> None:
-    """Gives each of the others what came with the model, which is the difference between two looks at `rules`."""
-    known = set(before)
-    added = [line for line in after if line not in known and not line.startswith("#")]
+def multiply(model: Bearer, others: Sequence[Bearer]) -> None:
+    """Gives each of the others rules as the model has."""
+    added = [line for line in rules() if model.chain[:-3] in line or model.container_id in line]
     # In three passes: a chain is declared before it is filled, and filled before anything leads there.
     lines = sorted(added, key=lambda line: (not line.startswith(":"), not line.startswith("-A CNI-DN-")))
     text = "\n".join(["*nat", *(rewritten(line, model, other) for other in others for line in lines), "COMMIT", ""])
