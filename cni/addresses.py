@@ -33,11 +33,13 @@ def of(
     boot: str = "",
     departed: Departed | None = None,
     environ: Mapping[str, str] = _BARE,
+    data_dir: str = "",
 ) -> Addresses:
     """For a verb that came with this configuration. `path` is CNI_PATH, `args` CNI_ARGS.
 
     A delegate inherits `environ`. What is reserved is stamped with `boot`. Where addresses run out, `departed` says of
-    which attachments of a network it is certain that they are gone.
+    which attachments of a network it is certain that they are gone. `data_dir` is where host-local keeps reservations
+    unless the configuration says.
     """
     if conf.ipam.empty:
         return none()
@@ -47,18 +49,23 @@ def of(
     if kind == "host-local":
         from cni.hostlocal import HostLocal
 
-        return HostLocal.of(conf, args, boot, departed)
+        return HostLocal.of(conf, args, boot, departed, data_dir)
     from cni.delegate import Delegate
 
     return Delegate(Delegation(kind, conf.raw.decode(), args), path, environ, conf.cni_version)
 
 
 def of_leaving(
-    conf: NetConf, args: str, path: Sequence[str], boot: str = "", environ: Mapping[str, str] = _BARE
+    conf: NetConf,
+    args: str,
+    path: Sequence[str],
+    boot: str = "",
+    environ: Mapping[str, str] = _BARE,
+    data_dir: str = "",
 ) -> Addresses:
     """For a DEL, which has no use for its configuration where a record knows better. Doesn't raise."""
     try:
-        return of(conf, args, path, boot, environ=environ)
+        return of(conf, args, path, boot, environ=environ, data_dir=data_dir)
     except CNIError as error:
         from cni.noaddresses import Unreadable
 
@@ -66,7 +73,11 @@ def of_leaving(
 
 
 def reopen(
-    delegation: Delegation, path: Sequence[str], boot: str = "", environ: Mapping[str, str] = _BARE
+    delegation: Delegation,
+    path: Sequence[str],
+    boot: str = "",
+    environ: Mapping[str, str] = _BARE,
+    data_dir: str = "",
 ) -> Addresses:
     """For releasing what an earlier ADD acquired, from what its record kept. Doesn't raise."""
     if not delegation.type:
@@ -74,7 +85,7 @@ def reopen(
     if delegation.type == "host-local":
         from cni.hostlocal import HostLocal
 
-        return HostLocal.reopened(delegation, boot)
+        return HostLocal.reopened(delegation, boot, data_dir)
     from cni.delegate import Delegate
 
     return Delegate(delegation, path, environ)

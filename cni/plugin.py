@@ -7,6 +7,7 @@ knows of streams. What a verb needs is imported by that verb.
 
 from __future__ import annotations
 
+from cni import skeleton
 from cni.key import Key
 from cni.lean import dumps, loads, posix
 from cni.plugins import HOST_LOCAL, NAMES, PLUGINS
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from cni.attach.call import Call
     from cni.attach.node import Node
     from cni.spec.result import Result
-    from cni.wanted import Addresses, Feature
+    from cni.wanted import Addresses, Feature, Main
 
 
 def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr: int, *, exiting: bool = False) -> int:
@@ -99,12 +100,15 @@ def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str]
     run_dir = environ.get("PODWIRE_RUN_DIR") or DEFAULT_RUN_DIR
     if not run_dir.startswith("/"):
         raise CNIError(INVALID_ENVIRONMENT, f"PODWIRE_RUN_DIR must be an absolute path, got {run_dir}")
-    with Node(run_dir, lambda delegation: addresses.reopen(delegation, request.path, node.boot, environ)) as node:
+    data_dir = PLUGINS[name].data_dir and f"{run_dir}/{PLUGINS[name].data_dir}"
+    with Node(
+        run_dir, lambda delegation: addresses.reopen(delegation, request.path, node.boot, environ, data_dir), skeleton
+    ) as node:
         try:
             if request.command == "DEL":
-                _detach(node, name, request, conf, environ)
+                _detach(node, name, request, conf, environ, data_dir)
                 return None
-            return _attach(node, name, request, conf, environ)
+            return _attach(node, name, request, conf, environ, data_dir)
         finally:
             if not exiting:
                 node.settle()
@@ -120,7 +124,7 @@ def _boot() -> str:
         return ""
 
 
-def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Mapping[str, str]) -> None:
+def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Mapping[str, str], data_dir: str) -> None:
     """DEL."""
     from cni import addresses
 
@@ -133,9 +137,9 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
             key,
             request,
             whole,
-            addresses.of_leaving(whole, request.args, request.path, node.boot, environ),
+            addresses.of_leaving(whole, request.args, request.path, node.boot, environ, data_dir),
             # What is on the node is found by its tag, without the code that knows why it is there.
-            () if plugin.recorded else plugin.features(whole, request.args),
+            (None, ()) if plugin.recorded else plugin.features(whole, request.args),
         )
 
     if plugin.recorded:
@@ -149,15 +153,17 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
         inside.delete(node, call())
 
 
-def _attach(node: Node, name: str, request: Request, conf: NetConf, environ: Mapping[str, str]) -> Result | None:
+def _attach(
+    node: Node, name: str, request: Request, conf: NetConf, environ: Mapping[str, str], data_dir: str
+) -> Result | None:
     """ADD, and what asks how things are: CHECK, STATUS and GC."""
     from cni import addresses
 
     command = request.command
     plugin = PLUGINS[name]
-    if plugin.recorded:
+    if plugin.recorded and not plugin.chained:
         ipam = addresses.of(
-            conf, request.args, request.path, node.boot, lambda network: _departed(node, network), environ
+            conf, request.args, request.path, node.boot, lambda network: _departed(node, network), environ, data_dir
         )
     else:
         ipam = addresses.none()  # who leaves no trace has nowhere to note a lease
@@ -175,6 +181,10 @@ def _attach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
         return None
     key = Key(conf.name, request.container_id, request.ifname, name)
     call = _call(key, request, conf, ipam, features)
+    if plugin.chained:
+        from cni.attach import chained
+
+        chained.require_prev(call)
     if command == "ADD":
         ipam.require()
         if plugin.recorded:
@@ -195,18 +205,23 @@ def _attach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
     return None
 
 
-def _call(key: Key, request: Request, conf: NetConf, ipam: Addresses, features: tuple[Feature, ...]) -> Call:
+def _call(
+    key: Key, request: Request, conf: NetConf, ipam: Addresses, features: tuple[Main | None, tuple[Feature, ...]]
+) -> Call:
     from cni.attach.call import Call
+
+    plugin = PLUGINS[key.plugin]
 
     return Call(
         key=key,
         netns=request.netns,
         own_netns_is_fine=request.netns_override,
         cni_version=conf.cni_version,
-        features=features,
+        main=features[0],
+        features=features[1],
         addresses=ipam,
         prev=conf.prev_result,
-        dns=conf.dns,
+        dns=plugin.dns(conf) if plugin.dns else conf.dns,
     )
 
 

@@ -77,7 +77,7 @@ class Wanted(NamedTuple):
     amends: tuple[Sysctl | LinkSettings, ...] = ()
     """Of the pod, on what others made: put back as it was when the attachment goes."""
     pod: tuple[LinkUp | LinkAddress | LinkRoute | Neighbour, ...] = ()
-    node: tuple[BridgePort | FdbEntry | Neighbour | LinkRoute | LinkAddress | NodeQdisc, ...] = ()
+    node: tuple[NodeObject, ...] = ()
     flows: tuple[Flow, ...] = ()
     """What the kernel is to forget of earlier connections, when the attachment comes and when it goes."""
     interfaces: tuple[Interface, ...] = ()
@@ -130,7 +130,7 @@ if TYPE_CHECKING:
 
         def find(self, nl: Socket, index: int) -> bool: ...
 
-    NodeQdisc = IngressQdisc | TokenBucket | Redirect
+    NodeObject = BridgePort | FdbEntry | Neighbour | LinkRoute | LinkAddress | IngressQdisc | TokenBucket | Redirect
 
     class Opening(Protocol):
         """Something in another's firewall that lets the pod's packets pass. Raises Refused."""
@@ -163,6 +163,16 @@ if TYPE_CHECKING:
         @property
         def mtu(self) -> int:
             """The MTU that the pod's link is to have; 0 for the bridge's, or else the kernel's default."""
+
+    class Skeleton(Protocol):
+        """What our tables are made of: sets and rules that are the same whatever is configured."""
+
+        @property
+        def version(self) -> str:
+            """Stands in a table's comment; another skeleton has another."""
+
+        def text(self, family: str) -> str:
+            """The table of that family, in nft's words."""
 
     class Addresses(Protocol):
         """Where an attachment's addresses come from and go to. Raises CNIError."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from cni.attach.node import Node
     from cni.key import Key
     from cni.spec.result import DNS, IPConfig, Result
-    from cni.wanted import Addresses, Feature
+    from cni.wanted import Addresses, Feature, Main
 
 
 class Call(NamedTuple):
@@ -22,28 +22,35 @@ class Call(NamedTuple):
     own_netns_is_fine: bool
     """CNI_NETNS_OVERRIDE."""
     cni_version: str
+    main: Main | None
+    """The feature that makes the pod's link; None for a later member of a chain."""
     features: tuple[Feature, ...]
+    """The others."""
     addresses: Addresses
     prev: Result | None
     dns: DNS | None
     """Overrides what IPAM says."""
 
 
-def pod_of(node: Node, call: Call, leased: Result) -> Pod:
-    """Chooses all that is left to choose: the MACs."""
+def pod_of(node: Node, call: Call, main: Main, leased: Result) -> Pod:
+    """A pod that gets its link from us. Chooses all that is left to choose: the MACs."""
     from cni.attach import shared
 
-    bridges = [bridge for feature in call.features for bridge in feature.needs]
+    seen = {bridge.name: shared.look(node, bridge) for bridge in main.needs}
+    bridge = seen[main.needs[0].name] if main.needs else None
     return Pod(
         key=call.key,
         netns=call.netns,
         ifname=call.key.ifname,
         tag=call.key.tag,
-        mac=next((feature.mac for feature in call.features if feature.mac), "") or _new_mac(),
+        mac=main.mac or _new_mac(),
         host_mac=_new_mac(),
         ips=leased.ips,
         routes=leased.routes,
-        seen={bridge.name: shared.look(node, bridge) for bridge in bridges},
+        seen=seen,
+        port=call.key.tag,
+        iif=bridge.name if bridge else call.key.tag,
+        mtu=main.mtu or (bridge.mtu if bridge else 0),
     )
 
 
@@ -54,7 +61,7 @@ def _new_mac() -> str:
 
 
 def wanted_of(call: Call, pod: Pod) -> Wanted:
-    wanted = Wanted()
+    wanted = call.main.wanted(pod) if call.main else Wanted()
     for feature in call.features:
         wanted = wanted.and_also(feature.wanted(pod))
     return wanted
@@ -66,7 +73,9 @@ def result_of(call: Call, wanted: Wanted, reported: tuple[IPConfig, ...], dns: D
 
     ours = Wanted(interfaces=wanted.interfaces, ips=wanted.ips + reported, routes=wanted.routes)
     if call.prev:
-        before = Wanted(interfaces=call.prev.interfaces, ips=call.prev.ips, routes=call.prev.routes)
+        amended = {(one.name, one.sandbox): one for one in wanted.amended}
+        interfaces = tuple([amended.get((one.name, one.sandbox), one) for one in call.prev.interfaces])
+        before = Wanted(interfaces=interfaces, ips=call.prev.ips, routes=call.prev.routes)
         ours = before.and_also(ours)
         dns = call.prev.dns if dns.empty else dns
     result = Result(ours.interfaces, ours.ips, ours.routes, call.dns or dns)

@@ -16,6 +16,7 @@ from cni.kernel import link as links
 from cni.kernel.inet import LinkRoute
 from cni.kernel.neighbour import Neighbour
 from cni.kernel.ports import BridgePort
+from cni.kernel.sysctl import Sysctl
 from cni.spec.errors import CHECK_FAILED, INVALID_CONFIG, CNIError
 
 TYPE_CHECKING = False
@@ -141,11 +142,16 @@ def _of_record(node: Node, pod_side: Sandbox, old: Record) -> list[str]:
     for switch in wanted.switches:
         missing += _of_switch(node, switch)
     missing += [f"sysctl {one}" for one in wanted.settings if not one.find()]
+    missing += [one.make().what for one in wanted.elements if not one.find(node.nf)]
+    missing += [f"{one}" for one in wanted.openings if not one.find()]
+    missing += [f"link {one.name} on the node" for one in wanted.ifbs if not one.find(node.nl)]
     treated = {thing.link for thing in wanted.node if isinstance(thing, BridgePort)}
     for veth in wanted.veths:
         missing += _of_port(node, veth, veth.name in treated)
     with pod_side.inside():
-        missing += [f"sysctl {one} in the pod" for one in wanted.tuning if not one.find()]
+        amended = [one for one in wanted.amends if isinstance(one, Sysctl)]
+        missing += [f"sysctl {one} in the pod" for one in (*wanted.tuning, *amended) if not one.find()]
+    missing += missing_objects(pod_side.nl, [one for one in wanted.amends if not isinstance(one, Sysctl)])
     return missing + missing_objects(pod_side.nl, wanted.pod) + missing_objects(node.nl, wanted.node)
 
 

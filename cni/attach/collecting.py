@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cni.attach.removing import Failures, delete_port, remove
+from cni.attach.removing import Failures, delete_links, remove
 from cni.kernel import link as links
 from cni.key import Key
 
@@ -25,9 +25,9 @@ def gc(node: Node, network: str, plugin: str, addresses: Addresses, valid: froze
     with failures:
         # And links that bear our tag and have lost their record. A list of links that keeps changing is no reason to
         # leave the rest.
-        for found in links.dump(node.nl, "veth"):
+        for found in [*links.dump(node.nl, "veth"), *links.dump(node.nl, "ifb")]:
             key = Key.parse(found.alias)
-            if key and key.tag == found.name and (key.network, key.plugin) == (network, plugin):
+            if key and found.name in (key.tag, key.ifb_tag) and (key.network, key.plugin) == (network, plugin):
                 stale.add(key)
     for key in sorted(stale):
         if (key.container_id, key.ifname) not in valid:
@@ -36,6 +36,11 @@ def gc(node: Node, network: str, plugin: str, addresses: Addresses, valid: froze
     for tag in node.records.half_written(network):
         with failures, node.lock_of(tag):
             node.records.discard(network, tag)
+    if node.tables():
+        from cni.attach import tables
+
+        with failures:
+            tables.collect(node)
     with failures:
         addresses.gc(network, valid)
     failures.end()
@@ -47,5 +52,5 @@ def _collect(node: Node, key: Key) -> None:
         if old:
             remove(node, old)
         else:
-            delete_port(node, key)
+            delete_links(node, key)
             node.records.remove(key)  # one that could not be read

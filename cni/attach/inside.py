@@ -11,12 +11,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.attach.call import Call
     from cni.attach.node import Node
+    from cni.wanted import Wanted
 
 
 def add(node: Node, call: Call) -> Result:
     """Raises CNIError, NetlinkError, OSError."""
     with sandbox.require(call.netns, node.home, call.own_netns_is_fine) as pod_side:
-        wanted = wanted_of(call, pod_of(node, call, Result()))
+        wanted = _wanted(node, call)
         return result_of(call, wanted, making.make_in_pod(pod_side, wanted, {}), DNS())
 
 
@@ -25,7 +26,7 @@ def delete(node: Node, call: Call) -> None:
     pod_side = sandbox.find(call.netns, node.home, call.own_netns_is_fine)
     if pod_side:
         with pod_side:
-            for thing in reversed(wanted_of(call, pod_of(node, call, Result())).pod):
+            for thing in reversed(_wanted(node, call).pod):
                 found = links.find(pod_side.nl, thing.link)
                 if found:
                     pod_side.nl.do(thing.drop(found.ifindex))
@@ -37,5 +38,11 @@ def check(node: Node, call: Call) -> None:
 
     checking.required_prev(call)
     with sandbox.require(call.netns, node.home, call.own_netns_is_fine) as pod_side:
-        missing = checking.missing_objects(pod_side.nl, wanted_of(call, pod_of(node, call, Result())).pod)
+        missing = checking.missing_objects(pod_side.nl, _wanted(node, call).pod)
     checking.refuse(call, missing)
+
+
+def _wanted(node: Node, call: Call) -> Wanted:
+    if call.main is None:
+        raise RuntimeError(f"{call.key.plugin} makes no link, so it can't be a state of the pod alone")
+    return wanted_of(call, pod_of(node, call, call.main, Result()))

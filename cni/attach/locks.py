@@ -26,13 +26,19 @@ _LONGEST_PAUSE_S: Final = 0.02
 
 
 class Lock:
-    """One byte of a lock file, held for a `with`. Raises CNIError 11 when it stays taken, OSError otherwise."""
+    """One byte of a lock file, held for a `with`. Raises CNIError 11 when it stays taken, OSError otherwise.
 
-    def __init__(self, path: str, place: int, what: str, patience_s: float = _PATIENCE_S) -> None:
+    `shared`: with others who share it; and one that keeps everybody else out keeps these out too.
+    """
+
+    def __init__(
+        self, path: str, place: int, what: str, patience_s: float | None = None, *, shared: bool = False
+    ) -> None:
         self._path = path
         self._place = place & _OFFSETS
         self._what = what
-        self._patience_s = patience_s
+        self._patience_s = _PATIENCE_S if patience_s is None else patience_s
+        self._kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
         self._fd = -1
 
     def __enter__(self) -> Self:
@@ -65,7 +71,7 @@ class Lock:
 
     def _taken(self) -> bool:
         try:
-            fcntl.fcntl(self._fd, F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, _FROM_START, self._place, 1, 0))
+            fcntl.fcntl(self._fd, F_OFD_SETLK, struct.pack(_FLOCK, self._kind, _FROM_START, self._place, 1, 0))
         except OSError as error:
             if error.errno in (errno.EAGAIN, errno.EACCES):
                 return False

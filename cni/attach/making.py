@@ -1,4 +1,4 @@
-"""Making what an attachment wants, group by group: node, veth, pod, and what on the node points at the pod.
+"""Making what an attachment wants, group by group: links, what on the node points at them, and the pod.
 
 Nothing is undone here: who calls this has written down what may come to exist, and removes it by that.
 """
@@ -10,6 +10,7 @@ import errno
 from cni.kernel import inet
 from cni.kernel import link as links
 from cni.kernel.inet import FoundAddress, LinkAddress
+from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.netlink import NetlinkError, Socket, messages
 from cni.lean import select, socket, time
 from cni.spec.errors import CONFLICT, TRY_AGAIN_LATER, CNIError
@@ -18,12 +19,13 @@ from cni.spec.result import IPConfig
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Final
+    from typing import Any, Final
 
     from cni.attach.node import Node
     from cni.attach.sandbox import Sandbox
     from cni.kernel.link import Link
-    from cni.kernel.ports import Veth
+    from cni.kernel.netlink import Request
+    from cni.kernel.ports import Ifb, Veth
     from cni.key import Key
     from cni.wanted import Wanted
     from ipam.address import Interface
@@ -42,13 +44,43 @@ def make(node: Node, sandbox: Sandbox, key: Key, wanted: Wanted, switches: Mappi
         port = _make_veth(node, sandbox, veth, indexes.get(veth.master, 0))
         indexes[veth.name] = port.ifindex
         inside[veth.peer] = port.peer
+    for ifb in wanted.ifbs:
+        indexes[ifb.name] = _make_ifb(node, ifb)
+    for thing in wanted.node:
+        if thing.link not in indexes:
+            indexes[thing.link] = links.need(node.nl, thing.link).ifindex
+    own = [veth.name for veth in wanted.veths] + [ifb.name for ifb in wanted.ifbs]
+    aliases = [links.set_alias(indexes[name], name, str(key)) for name in own]
+    # How its port is treated is settled before the pod can send; where it is found, once it is there. All of it hangs
+    # on our own port, or is a hint that may be wrong; so each goes in one datagram.
+    hints = [thing for thing in wanted.node if isinstance(thing, (FdbEntry, Neighbour))]
+    treated = [thing for thing in wanted.node if not isinstance(thing, (FdbEntry, Neighbour))]
+    node.nl.do(*aliases, *[_making(thing, indexes) for thing in treated])
     reported = make_in_pod(sandbox, wanted, inside)
-    aliases = [links.set_alias(indexes[veth.name], veth.name, str(key)) for veth in wanted.veths]
-    # On the node all of it hangs on our own port, or is a hint that may be wrong; so it goes in one datagram.
-    node.nl.do(*aliases, *[thing.make(indexes[thing.link]) for thing in wanted.node])
+    node.nl.do(*[thing.make(indexes[thing.link]) for thing in hints])
+    if wanted.amends:
+        from cni.attach import amending
+
+        amending.make(sandbox, wanted)
     for veth in wanted.veths:
         _settle(node, indexes[veth.name], indexes.get(veth.master, 0))
     return reported
+
+
+def _making(thing: Any, indexes: Mapping[str, int]) -> Request:
+    to = getattr(thing, "to", "")  # of one that points at a second link
+    made: Request = thing.make(indexes[thing.link], indexes[to]) if to else thing.make(indexes[thing.link])
+    return made
+
+
+def _make_ifb(node: Node, ifb: Ifb) -> int:
+    """Returns its index."""
+    left = ifb.find(node.nl)
+    if left:
+        # It bears our tag and no record knows it: an earlier life of this attachment.
+        node.nl.do(ifb.drop(left.ifindex))
+    node.nl.do(ifb.make())
+    return links.need(node.nl, ifb.name).ifindex
 
 
 def _settle(node: Node, port: int, bridge: int) -> None:

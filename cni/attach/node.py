@@ -11,11 +11,12 @@ import errno
 
 from cni import boot
 from cni.attach.locks import Lock
-from cni.attach.record import Records, make_dirs, read_file, unlink, write_all
+from cni.attach.record import Records, make_dirs, read_file, replace_file, unlink, write_all
 from cni.kernel.netlink import Socket
 from cni.kernel.netns import Netns
 from cni.key import hash_of
 from cni.lean import posix
+from cni.spec.errors import CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,22 +24,29 @@ if TYPE_CHECKING:
     from typing import Final, Self
 
     from cni.key import Delegation, Key
-    from cni.wanted import Addresses
+    from cni.wanted import Addresses, Skeleton
 
 DEFAULT_RUN_DIR: Final = "/run/podwire"
 _RECORD_BYTES: Final = 4096
+# Places in the file of shared locks; those of bridges are at their names' hashes.
+_STATE: Final = 0
+_RULES: Final = 1
+_CLAIMS: Final = 2
 
 
 class Node:
     """The node whose namespace the calling thread is in, with its state under `run_dir`.
 
-    `reopen` gives the addresses of a record their owner back (`Addresses`, whatever made them). Raises OSError
-    where the state can't be had.
+    `reopen` gives the addresses of a record their owner back (`Addresses`, whatever made them). `skeleton` is what our
+    tables are made of, and its version. Raises OSError where the state can't be had.
     """
 
-    def __init__(self, run_dir: str, reopen: Callable[[Delegation], Addresses]) -> None:
+    def __init__(
+        self, run_dir: str, reopen: Callable[[Delegation], Addresses], skeleton: Skeleton | None = None
+    ) -> None:
         self.run_dir = run_dir
         self.reopen = reopen
+        self.skeleton = skeleton
         self.home = Netns()
         try:
             self.boot = boot.stamp()
@@ -47,6 +55,7 @@ class Node:
         except BaseException:
             self.home.close()
             raise
+        self._nf: Socket | None = None
         self.helpers: list[int] = []
         """Process IDs of helpers that may still be at work (see `reaper`)."""
 
@@ -56,8 +65,19 @@ class Node:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def nf(self) -> Socket:
+        """A socket to the packet filter; opened when something first asks for it."""
+        if not self._nf:
+            from cni.kernel import nft
+
+            self._nf = nft.connect()
+        return self._nf
+
     def close(self) -> None:
         self.nl.close()
+        if self._nf:
+            self._nf.close()
         self.home.close()
 
     def settle(self) -> None:
@@ -111,8 +131,32 @@ class Node:
         """The lock of the attachment that bears this tag, for whoever knows nothing else of it."""
         return self._lock(hash_of(tag), f"the attachment of {tag}")
 
-    def _lock(self, place: int, what: str) -> Lock:
-        return Lock(f"{self.run_dir}/attachments.lock", place, what)
+    def is_locked(self, key: Key) -> bool:
+        """Whether a call for this attachment is under way, in another process or thread."""
+        try:
+            with self._lock(key.hash, "", 0):
+                return False
+        except CNIError:
+            return True
+
+    def _lock(self, place: int, what: str, patience_s: float | None = None) -> Lock:
+        return Lock(f"{self.run_dir}/attachments.lock", place, what, patience_s=patience_s)
+
+    def rules_lock(self, *, shared: bool) -> Lock:
+        """Shared by who changes elements; alone is who changes tables. Taken after an attachment's lock."""
+        return Lock(f"{self.run_dir}/shared.lock", _RULES, "the packet filter", shared=shared)
+
+    def claims_lock(self) -> Lock:
+        """Held over reading claims *and* the change of what is claimed. The last that is taken."""
+        return Lock(f"{self.run_dir}/shared.lock", _CLAIMS, "the claims to ports and addresses")
+
+    def note_table(self, family: str) -> None:
+        """Notes that our table of this family was made in this boot."""
+        replace_file(f"{self.run_dir}/tables/{family}", b"", f"{self.run_dir}/tables/.new")
+
+    def tables(self) -> list[str]:
+        """The families in which our table was made in this boot, whoever may have removed it since."""
+        return [name for name in ("inet", "bridge") if read_file(f"{self.run_dir}/tables/{name}") is not None]
 
     def keep_before(self, sysctl: str, value: str) -> None:
         """Notes, once, what a setting of the node was before we changed it: for whoever takes us off the node again."""
@@ -130,7 +174,7 @@ class Node:
 
     def _state_lock(self) -> Lock:
         """For what is written once in a boot: by processes, and threads, that may all come at once."""
-        return Lock(f"{self.run_dir}/shared.lock", 0, "the state directory")
+        return Lock(f"{self.run_dir}/shared.lock", _STATE, "the state directory")
 
 
 def _write(path: str, data: bytes, mode: int) -> None:

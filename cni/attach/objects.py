@@ -15,22 +15,36 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from cni.kernel.neighbour import Neighbour
-    from cni.wanted import Wanted
+    from cni.wanted import LinkObject, Wanted
 
     Objects = Mapping[str, list[list[Any]]]
     """By group of `Wanted`; a group that wants nothing is left out."""
 
-GROUPS: Final = ("switches", "settings", "veths", "tuning", "pod", "node")
+GROUPS: Final = (
+    *("switches", "settings", "fragments", "elements", "openings", "veths", "ifbs"),
+    *("tuning", "amends", "pod", "node", "flows"),
+)
+BEFORE: Final = "before"
+"""A group that only a record has: what `amends` changes, as it was."""
 _NAMES: Final = {
     "Sysctl": "sysctl",
     "Veth": "veth",
+    "Ifb": "ifb",
     "LinkUp": "up",
     "LinkAddress": "address",
     "LinkRoute": "route",
+    "LinkSettings": "link",
     "Neighbour": "neighbour",
     "FdbEntry": "fdb",
     "BridgePort": "port",
+    "TokenBucket": "tbf",
+    "IngressQdisc": "ingress",
+    "Redirect": "redirect",
     "Switch": "switch",
+    "Fragment": "fragment",
+    "Element": "element",
+    "ForwardOpening": "forward",
+    "Flow": "flow",
 }
 UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError)
 """What reading something else than an object raises."""
@@ -42,20 +56,34 @@ def to_json(wanted: Wanted) -> Objects:
     return {name: things for name, things in groups.items() if things}
 
 
-def neighbours_of(objects: Objects) -> list[Neighbour]:
-    """What hangs on a bridge and not on the attachment's own link. What can't be read is left out."""
-    found = []
+def hanging_of(objects: Objects) -> list[LinkObject]:
+    """What hangs on links of the node that aren't the attachment's own, so doesn't go with those. What can't be read is
+    left out."""
+    own = [fields[0] for group in ("veths", "ifbs") for _, *fields in objects.get(group, ()) if fields]
+    found: list[LinkObject] = []
     for kind, *fields in objects.get("node", ()):
-        if kind == "neighbour":
+        if fields and fields[0] not in own:
             try:
-                found.append(neighbour(*fields))
+                found.append(neighbour(*fields) if kind == "neighbour" else _another(kind, fields))
             except UNREADABLE:
-                pass  # written by nobody we know: it ages where it is, and all else must go
+                pass  # written by nobody we know: it stays where it is, and all else must go
+    return found
+
+
+def _another(kind: str, fields: list[Any]) -> LinkObject:
+    from cni.attach import reading
+
+    found: LinkObject = reading.from_json(kind, *fields)
     return found
 
 
 def _to_json(thing: tuple[Any, ...]) -> list[Any]:
     return [_NAMES[type(thing).__name__], *[_field_to_json(field) for field in thing]]
+
+
+def before_to_json(things: tuple[Any, ...]) -> list[list[Any]]:
+    """The group `BEFORE`."""
+    return [_to_json(thing) for thing in things]
 
 
 def _field_to_json(field: object) -> object:

@@ -21,6 +21,10 @@ def status(node: Node, addresses: Addresses) -> None:
         node.prepare()
         node.require_room()
         links.find(node.nl, "lo")
+        if node.tables():
+            from cni.attach import tables
+
+            tables.repair(node)
     except OSError as error:
         if error.errno in PASSING:
             raise

@@ -1,13 +1,11 @@
-"""Objects that a record keeps, read: to compare what is there with them, or to know who lives by what."""
+"""Objects that a record keeps, read: to compare what is there with them, to take them away, to know who lives by what.
+
+A kind's class is imported when one of the kind is met: a DEL reads a few kinds, and a pod waits for it.
+"""
 
 from __future__ import annotations
 
-from cni.attach.objects import GROUPS, UNREADABLE, neighbour, text
-from cni.kernel.inet import LinkAddress, LinkRoute
-from cni.kernel.neighbour import FdbEntry
-from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
-from cni.kernel.sysctl import Sysctl
-from cni.wanted import Switch, Wanted
+from cni.attach.objects import BEFORE, GROUPS, UNREADABLE, neighbour, text
 from ipam.address import Address, Network
 from ipam.address import Interface as Prefixed
 
@@ -17,12 +15,19 @@ if TYPE_CHECKING:
     from typing import Any, Final
 
     from cni.attach.objects import Objects
+    from cni.kernel.conntrack import Flow
+    from cni.kernel.linksettings import LinkSettings
+    from cni.kernel.nft import Element, Fragment
+    from cni.kernel.sysctl import Sysctl
+    from cni.wanted import Opening, Switch, Wanted
 
 
 def wanted_of(objects: Objects) -> Wanted | None:
     """The inverse of `objects.to_json`; None for what can't be read."""
+    from cni.wanted import Wanted
+
     try:
-        return Wanted(**{name: tuple([_from_json(*thing) for thing in objects.get(name, ())]) for name in GROUPS})
+        return Wanted(**{name: tuple([from_json(*thing) for thing in objects.get(name, ())]) for name in GROUPS})
     except UNREADABLE:
         return None
 
@@ -35,7 +40,43 @@ def switches_of(objects: Objects) -> tuple[Switch, ...] | None:
         return None
 
 
-def _from_json(kind: str, *fields: Any) -> Any:
+def elements_of(objects: Objects) -> tuple[Element, ...]:
+    """The elements of our tables; what can't be read is left out."""
+    return _readable(objects, "elements")
+
+
+def fragments_of(objects: Objects) -> tuple[Fragment, ...]:
+    """The rules of a network's own; what can't be read is left out."""
+    return _readable(objects, "fragments")
+
+
+def openings_of(objects: Objects) -> tuple[Opening, ...]:
+    """What lets the pod's packets through the rules of others; what can't be read is left out."""
+    return _readable(objects, "openings")
+
+
+def flows_of(objects: Objects) -> tuple[Flow, ...]:
+    """The connections to forget; what can't be read is left out."""
+    return _readable(objects, "flows")
+
+
+def _readable(objects: Objects, group: str) -> tuple[Any, ...]:
+    found = []
+    for thing in objects.get(group, ()):
+        try:
+            found.append(from_json(*thing))
+        except UNREADABLE:
+            pass
+    return tuple(found)
+
+
+def before_of(objects: Objects) -> tuple[Sysctl | LinkSettings, ...]:
+    """What the attachment changed of the pod, as it was; what can't be read is left out."""
+    return _readable(objects, BEFORE)
+
+
+def from_json(kind: str, *fields: Any) -> Any:
+    """One object. Raises what UNREADABLE lists."""
     return _KINDS[kind](*fields)
 
 
@@ -45,19 +86,27 @@ def _from_json(kind: str, *fields: Any) -> Any:
 
 
 def _sysctl(path: Any, value: Any) -> object:
+    from cni.kernel.sysctl import Sysctl
+
     return Sysctl(text(path), text(value))
 
 
 def _veth(name: Any, mac: Any, peer: Any, peer_mac: Any, mtu: Any, master: Any = "") -> object:
+    from cni.kernel.ports import Veth
+
     return Veth(text(name), text(mac), text(peer), text(peer_mac), _number(mtu), text(master))
 
 
 def _up(link: Any) -> object:
+    from cni.kernel.ports import LinkUp
+
     return LinkUp(text(link))
 
 
-def _address(link: Any, address: Any, dad: Any = False) -> object:
-    return LinkAddress(text(link), Prefixed.parse(address), _flag(dad))
+def _address(link: Any, address: Any, dad: Any = False, prefix_route: Any = True) -> object:
+    from cni.kernel.inet import LinkAddress
+
+    return LinkAddress(text(link), Prefixed.parse(address), _flag(dad), _flag(prefix_route))
 
 
 def _route(
@@ -70,6 +119,8 @@ def _route(
     table: Any = None,
     scope: Any = None,
 ) -> object:
+    from cni.kernel.inet import LinkRoute
+
     return LinkRoute(
         text(link),
         Network.parse(dst),
@@ -83,14 +134,79 @@ def _route(
 
 
 def _fdb(link: Any, mac: Any) -> object:
+    from cni.kernel.neighbour import FdbEntry
+
     return FdbEntry(text(link), text(mac))
 
 
 def _port(link: Any, hairpin: Any, isolated: Any) -> object:
+    from cni.kernel.ports import BridgePort
+
     return BridgePort(text(link), _flag(hairpin), _flag(isolated))
 
 
+def _ifb(name: Any, mtu: Any) -> object:
+    from cni.kernel.ports import Ifb
+
+    return Ifb(text(name), _number(mtu))
+
+
+def _link(
+    link: Any, mac: Any = "", mtu: Any = None, promisc: Any = None, allmulti: Any = None, txqlen: Any = None
+) -> object:
+    from cni.kernel.linksettings import LinkSettings
+
+    return LinkSettings(
+        text(link),
+        text(mac),
+        _maybe(_number, mtu),
+        _maybe(_flag, promisc),
+        _maybe(_flag, allmulti),
+        _maybe(_number, txqlen),
+    )
+
+
+def _tbf(link: Any, rate: Any, burst: Any, latency_us: Any) -> object:
+    from cni.kernel.tc import TokenBucket
+
+    return TokenBucket(text(link), _number(rate), _number(burst), _number(latency_us))
+
+
+def _ingress(link: Any) -> object:
+    from cni.kernel.tc import IngressQdisc
+
+    return IngressQdisc(text(link))
+
+
+def _redirect(link: Any, to: Any) -> object:
+    from cni.kernel.tc import Redirect
+
+    return Redirect(text(link), text(to))
+
+
+def _fragment(name: Any, content: Any) -> object:
+    from cni.kernel.nft import Fragment
+
+    return Fragment(text(name), text(content))
+
+
+def _element(of: Any, kind: Any, content: Any, tag: Any, claim: Any = None, family: Any = "inet") -> object:
+    from cni.kernel.nft import Claim, Element
+
+    claimed = None if claim is None else Claim(*[text(part) for part in claim])
+    return Element(text(of), text(kind), text(content), text(tag), claimed, text(family))
+
+
+def _flow(protocol: Any, port: Any, address: Any, host: Any = None) -> object:
+    from cni.kernel.conntrack import Flow
+
+    return Flow(_number(protocol), _number(port), Address.parse(address), _maybe(Address.parse, host))
+
+
 def _switch(bridge: Any, gateways: Any) -> Switch:
+    from cni.kernel.ports import Bridge
+    from cni.wanted import Switch
+
     name, mac, mtu = bridge
     return Switch(Bridge(text(name), text(mac), _number(mtu)), tuple([Prefixed.parse(one) for one in gateways]))
 
@@ -105,7 +221,19 @@ _KINDS: Final[dict[str, Callable[..., object]]] = {
     "fdb": _fdb,
     "port": _port,
     "switch": _switch,
+    "ifb": _ifb,
+    "link": _link,
+    "tbf": _tbf,
+    "ingress": _ingress,
+    "redirect": _redirect,
+    "fragment": _fragment,
+    "element": _element,
+    "flow": _flow,
 }
+
+
+def _maybe(read: Callable[[Any], Any], value: Any) -> Any:
+    return None if value is None else read(value)
 
 
 def _number(value: Any) -> int:

@@ -9,8 +9,9 @@ caller goes on at the announcement.
       │ ◀────────────────── announcement ───────────┤   0.7 ms: done, as far as anyone can see
       ▼ answers the runtime     helper ◀── ack ─────┘   20 ms
 
-Since Linux 6.2 the announcement comes to the requesting socket, which caller and helper share (NLM_F_ECHO); before
-that, to a socket that is bound to the group of all link news. Either way the acknowledgement is the end: a refusal
+Since Linux 6.2 the announcement of one link comes to the requesting socket, which caller and helper share (NLM_F_ECHO);
+before that, and for several links, to a socket that is bound to the group of all link news. Either way the
+acknowledgement is the end: a refusal
 is an error, a helper that dies leaves the work to the caller, and so does a kernel that has no process for it.
 """
 
@@ -31,6 +32,7 @@ from cni.kernel.netlink import (
     messages,
     refusal,
 )
+from cni.key import hash_of
 from cni.lean import posix, select, signal, socket, time
 
 TYPE_CHECKING = False
@@ -43,12 +45,23 @@ _ECHO_SINCE: Final = (6, 2)
 _PATIENCE_S: Final = 10.0
 _HIGHEST_DESCRIPTOR: Final = 1 << 16
 _READ_AT_ONCE: Final = 32
+_GROUPS: Final = 1 << 30
+"""Numbers of groups from here on are ours; people use small ones."""
 
 
-def delete(node: Node, found: Link) -> None:
-    """Deletes a link of the node; returns once it is gone for everyone. Raises NetlinkError, OSError."""
-    request = links.drop(found.ifindex, found.name)
-    echo = _kernel_version() >= _ECHO_SINCE
+def delete(node: Node, found: list[Link]) -> None:
+    """Deletes links of the node; returns once they are gone for everyone. Raises NetlinkError, OSError."""
+    if not found:
+        return
+    if len(found) == 1:
+        request = links.drop(found[0].ifindex, found[0].name)
+    else:
+        # As a group they share one grace period. That they are one lasts no longer than this; should another's deletion
+        # have hit upon the same number, what is deleted with ours is being deleted anyway.
+        group = _GROUPS | hash_of(found[0].name) & (_GROUPS - 1)
+        node.nl.do(*[links.set_group(link.ifindex, link.name, group) for link in found])
+        request = links.drop_group(group)
+    echo = len(found) == 1 and _kernel_version() >= _ECHO_SINCE
     sequence = node.nl.reserve()
     monitor = None
     reader = writer = -1
@@ -77,7 +90,7 @@ def delete(node: Node, found: Link) -> None:
             return
         posix.close(writer)
         writer = -1
-        if not _announced(poll, node.nl, listener, sequence, found, reader):
+        if not _announced(poll, node.nl, listener, sequence, request, {link.ifindex for link in found}, reader):
             node.nl.do(request)
     finally:
         for fd in (reader, writer):
@@ -102,8 +115,11 @@ def _help(nl: Socket, request: Request, sequence: int, flags: int, pipe: int) ->
         posix._exit(0)
 
 
-def _announced(poll: select.poll, nl: Socket, listener: Socket, sequence: int, found: Link, pipe: int) -> bool:
-    """Waits for the announcement. False when the helper ended and the link is still there: then nobody deleted it.
+def _announced(
+    poll: select.poll, nl: Socket, listener: Socket, sequence: int, request: Request, pending: set[int], pipe: int
+) -> bool:
+    """Waits for the announcement of all `pending` indexes. False when the helper ended and one is still there: then
+    nobody deleted it.
 
     Raises NetlinkError when the kernel refused.
     """
@@ -112,15 +128,16 @@ def _announced(poll: select.poll, nl: Socket, listener: Socket, sequence: int, f
         ended = pipe in [fd for fd, _ in poll.poll(1000)]
         # What the helper caused came before its end, so it is read first.
         for source in {nl, listener}:
-            if _says_so(source, sequence, found):
+            if _says_so(source, sequence, request, pending):
                 return True
         if ended:
             break
-    return not _there(found)
+    return not _there(pending)
 
 
-def _says_so(source: Socket, sequence: int, found: Link) -> bool:
-    """Whether what has come to a socket says that the link is gone. Raises NetlinkError when the kernel refused.
+def _says_so(source: Socket, sequence: int, request: Request, pending: set[int]) -> bool:
+    """Whether what has come to a socket says that the links are gone; those that are go from `pending`. Raises
+    NetlinkError when the kernel refused.
 
     Not all of it is read at once: while links come and go all over the node there is always more, and the other
     socket, which has the acknowledgement, must have its turn.
@@ -134,26 +151,27 @@ def _says_so(source: Socket, sequence: int, found: Link) -> bool:
             if error.errno != errno.ENOBUFS:
                 raise
             # More news than the socket holds: the one we wait for may be among the lost.
-            if not _there(found):
+            if not _there(pending):
                 return True
             continue
         for message in messages(datagram):
             if message.type == NLMSG_ERROR and message.sequence == sequence:
                 code, hint = refusal(message)
                 if code and code not in ABSENT:
-                    raise NetlinkError(code, f"ip link del {found.name}", hint)
+                    raise NetlinkError(code, request.what, hint)
                 return True
             # A port that leaves its bridge is announced first, in the same words but for the family.
-            news = message.type == RTM_DELLINK and message.body[0] == socket.AF_UNSPEC
-            if news and Link.parse(message).ifindex == found.ifindex:
-                return True
+            if message.type == RTM_DELLINK and message.body[0] == socket.AF_UNSPEC:
+                pending.discard(Link.parse(message).ifindex)
+                if not pending:
+                    return True
     return False
 
 
-def _there(found: Link) -> bool:
-    """Whether the link still exists, asked on a socket of our own: the shared one has answers under way."""
+def _there(pending: set[int]) -> bool:
+    """Whether one of the links still exists, asked on a socket of our own: the shared one has answers under way."""
     with Socket() as own:
-        return links.find_index(own, found.ifindex) is not None
+        return any(links.find_index(own, index) is not None for index in pending)
 
 
 def _kernel_version() -> tuple[int, int]:

@@ -160,26 +160,11 @@ class Records:
 
     def write(self, record: Record) -> Record:
         """Puts the record in the place of the one before, at once."""
-        content = to_json(record, self._boot).encode()
-        path = self.path(record.key)
-        new = self._half_written(record.key.network, record.key.tag)
-        flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
-        try:
-            fd = posix.open(new, flags, 0o600)
-        except OSError as error:
-            if error.errno != errno.ENOENT:
-                raise
-            make_dirs(f"{self._root}/{record.key.network}")
-            fd = posix.open(new, flags, 0o600)
-        try:
-            try:
-                write_all(fd, content, new)
-            finally:
-                posix.close(fd)
-            posix.rename(new, path)
-        except BaseException:
-            unlink(new)
-            raise
+        replace_file(
+            self.path(record.key),
+            to_json(record, self._boot).encode(),
+            self._half_written(record.key.network, record.key.tag),
+        )
         return record
 
     def remove(self, key: Key) -> None:
@@ -204,6 +189,10 @@ class Records:
         names = [name for name in listdir(f"{self._root}/{network}") if name.endswith(".json")]
         keys = [Key.parse(f"{network}/{name.removesuffix('.json')}") for name in names if not name.startswith(".")]
         return [key for key in keys if key]
+
+    def every_key(self) -> list[Key]:
+        """Of all records of the node, those that can't be read included."""
+        return [key for network in listdir(self._root) for key in self.keys(network)]
 
     def of_network(self, network: str) -> Iterator[Record]:
         """The readable records of one network."""
@@ -239,6 +228,30 @@ def read_file(path: str) -> bytes | None:
         return b"".join(parts)
     finally:
         posix.close(fd)
+
+
+def replace_file(path: str, content: bytes, new: str) -> None:
+    """Puts a file in its place at once: whoever reads sees the one before, or this one whole. Makes its folder.
+
+    `new` is where it is written first, in the same folder; no two may write there at once.
+    """
+    flags = posix.O_WRONLY | posix.O_CREAT | posix.O_TRUNC | posix.O_CLOEXEC
+    try:
+        fd = posix.open(new, flags, 0o600)
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        make_dirs(new.rpartition("/")[0])
+        fd = posix.open(new, flags, 0o600)
+    try:
+        try:
+            write_all(fd, content, new)
+        finally:
+            posix.close(fd)
+        posix.rename(new, path)
+    except BaseException:
+        unlink(new)
+        raise
 
 
 def write_all(fd: int, data: bytes, path: str) -> None:

@@ -1,6 +1,6 @@
 """DEL, and what a failed ADD and GC do like it: takes an attachment away, by its record.
 
-lock ▸ record leaving ▸ links ▸ what hangs on the bridge ▸ addresses ▸ record gone
+lock ▸ record leaving ▸ links ▸ what hangs on others' links ▸ elements, openings, connections ▸ addresses ▸ record gone
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from cni.attach.call import Call
     from cni.attach.node import Node
     from cni.attach.record import Record
-    from cni.kernel.neighbour import Neighbour
     from cni.key import Key
+    from cni.wanted import LinkObject
 
 
 def delete(node: Node, key: Key, netns: str, own_netns_is_fine: bool, call: Callable[[], Call]) -> None:
@@ -57,15 +57,43 @@ def remove(node: Node, old: Record) -> None:
     failures = Failures()
     # Before the reaper forks: each page that is written to afterwards has to be copied first (3 µs).
     addresses = node.reopen(old.delegation)
-    seeds = objects.neighbours_of(old.objects)
+    hanging = objects.hanging_of(old.objects)
     with failures:
-        delete_port(node, old.key)
-    for seed in seeds:  # all else went with the port
+        delete_links(node, old.key, with_ifb="ifbs" in old.objects)
+    for thing in hanging:  # all else went with the port
         with failures:
-            _drop_neighbour(node, seed)
+            _drop(node, thing)
+    _drop_rules(node, old, failures)
+    if objects.BEFORE in old.objects:
+        from cni.attach import amending
+
+        with failures:
+            amending.put_back(node, old)
     failures.end()
     addresses.release(old.key, old.netns)
     node.records.remove(old.key)
+
+
+def _drop_rules(node: Node, old: Record, failures: Failures) -> None:
+    """What the packet filter knows of the pod, in our tables, in those of others and in its memory of connections."""
+    if "elements" in old.objects:
+        from cni.attach import elements, reading
+
+        with failures:
+            elements.drop(node, old.key, reading.elements_of(old.objects))
+    if "openings" in old.objects:
+        from cni.attach import reading
+
+        for opening in reading.openings_of(old.objects):
+            with failures:
+                opening.drop()
+    if "flows" in old.objects:
+        from cni.attach import reading
+        from cni.kernel import conntrack
+
+        # After the rules are gone, not before: a packet in between would pin the old pod.
+        with failures:
+            conntrack.forget_served(node.nf, reading.flows_of(old.objects))
 
 
 class Failures:
@@ -88,15 +116,15 @@ class Failures:
             raise self._first
 
 
-def delete_port(node: Node, key: Key) -> None:
-    """The veth, by its node's end, and with it what hangs on it: the pod's addresses and routes, the port, its fdb."""
-    found = links.find(node.nl, key.tag)
-    if found:
-        reaper.delete(node, found)
+def delete_links(node: Node, key: Key, *, with_ifb: bool = True) -> None:
+    """The veth, by its node's end, and with it what hangs on it: the pod's addresses and routes, the port, its fdb. And
+    the ifb."""
+    names = (key.tag, key.ifb_tag) if with_ifb else (key.tag,)
+    reaper.delete(node, [found for found in [links.find(node.nl, name) for name in names] if found])
 
 
-def _drop_neighbour(node: Node, seed: Neighbour) -> None:
-    """It hangs on the bridge, so it has to go by itself, unless the address is another pod's by now."""
-    bridge = links.find(node.nl, seed.link)
-    if bridge and seed.find(node.nl, bridge.ifindex):
-        node.nl.do(seed.drop(bridge.ifindex))
+def _drop(node: Node, thing: LinkObject) -> None:
+    """It hangs on a bridge, or on another's port, so it has to go by itself, unless it is another pod's by now."""
+    link = links.find(node.nl, thing.link)
+    if link and thing.find(node.nl, link.ifindex):
+        node.nl.do(thing.drop(link.ifindex))

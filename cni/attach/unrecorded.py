@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cni.attach import sandbox
-from cni.attach.removing import Failures, delete_port
+from cni.attach.removing import Failures, delete_links
 from cni.kernel import inet
 from cni.kernel import link as links
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from cni.attach.call import Call
     from cni.attach.node import Node
     from cni.kernel.link import Link
+    from cni.key import Key
     from cni.spec.result import Result
 
 
@@ -23,13 +24,23 @@ def remove(node: Node, call: Call) -> None:
     """
     failures = Failures()
     with failures:
-        delete_port(node, call.key)
-    if call.prev:
+        delete_links(node, call.key)
+    with failures:
+        drop_tagged(node, call.key)
+    if call.main and call.prev:
         with failures:
             _delete_in_pod(node, call, call.prev)
     failures.end()
     call.addresses.release(call.key, call.netns)
     node.records.remove(call.key)  # one that could not be read
+
+
+def drop_tagged(node: Node, key: Key) -> None:
+    """The elements of our tables that bear the attachment's tag."""
+    if node.tables():
+        from cni.attach import tables
+
+        tables.drop_tagged(node, key)
 
 
 def _delete_in_pod(node: Node, call: Call, prev: Result) -> None:

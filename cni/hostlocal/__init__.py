@@ -39,9 +39,9 @@ DATA_DIR: Final = "/var/lib/cni/networks"
 """The reference's, whose reservations we may have to take over."""
 
 
-def data_dir_of(ipam: Section) -> str:
+def data_dir_of(ipam: Section, default: str = "") -> str:
     """Where the reservations of all networks are."""
-    return ipam.text("dataDir") or DATA_DIR
+    return ipam.text("dataDir") or default or DATA_DIR
 
 
 class HostLocal:
@@ -62,18 +62,19 @@ class HostLocal:
         self._departed = departed
 
     @classmethod
-    def of(cls, conf: NetConf, args: str, boot: str = "", departed: Departed | None = None) -> Self:
+    def of(cls, conf: NetConf, args: str, boot: str = "", departed: Departed | None = None, data_dir: str = "") -> Self:
         """For the verb that came with this configuration. Ranges aren't looked at before they are needed."""
-        return cls(Delegation("host-local", conf.raw.decode(), args), data_dir_of(conf.ipam), conf, boot, departed)
+        delegation = Delegation("host-local", conf.raw.decode(), args)
+        return cls(delegation, data_dir_of(conf.ipam, data_dir), conf, boot, departed)
 
     @classmethod
-    def reopened(cls, delegation: Delegation, boot: str = "") -> Self:
+    def reopened(cls, delegation: Delegation, boot: str = "", data_dir: str = "") -> Self:
         """For releasing what an earlier ADD reserved, with nothing of its configuration but the directory."""
         try:
             ipam = Section.of(loads(delegation.config), "config").section("ipam")
-            return cls(delegation, data_dir_of(ipam), boot=boot)
+            return cls(delegation, data_dir_of(ipam, data_dir), boot=boot)
         except (JSONError, CNIError):
-            return cls(delegation, DATA_DIR, boot=boot)
+            return cls(delegation, data_dir or DATA_DIR, boot=boot)
 
     def require(self) -> None:
         """It is here."""

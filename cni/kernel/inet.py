@@ -28,7 +28,7 @@ from cni.kernel.netlink import (
     u32,
 )
 from cni.lean import NamedTuple, socket, struct
-from ipam.address import Address, Interface, Network
+from ipam.address import BITS, Address, Interface, Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ RTPROT_STATIC: Final = 4
 RTPROT_RA: Final = 9
 RTN_UNSPEC: Final = 0
 RTN_UNICAST: Final = 1
+RTN_LOCAL: Final = 2
 # linux/if_addr.h
 IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
@@ -70,6 +71,10 @@ IFA_F_NODAD: Final = 0x02
 IFA_F_DADFAILED: Final = 0x08
 IFA_F_TENTATIVE: Final = 0x40
 IFA_F_PERMANENT: Final = 0x80
+IFA_F_NOPREFIXROUTE: Final = 0x200
+
+# What is said of an address that no route leads to; EACCES and EINVAL, of one that a route forbids.
+_NO_ROUTE: Final = ABSENT | NO_FAMILY | {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
 
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
@@ -95,6 +100,8 @@ class LinkAddress(NamedTuple):
     address: Interface
     dad: bool = False
     """Whether to have the kernel detect duplicates first (IPv6)."""
+    prefix_route: bool = True
+    """Whether it brings a route to its subnet along."""
 
     def _body(self, index: int, flags: int) -> bytes:
         ip, length = self.address
@@ -110,9 +117,11 @@ class LinkAddress(NamedTuple):
         """Raises, when sent, EEXIST for an address that the link has already."""
         version = self.address.address.version
         flags = IFA_F_PERMANENT | (0 if self.dad or version == 4 else IFA_F_NODAD)
+        flags |= 0 if self.prefix_route else IFA_F_NOPREFIXROUTE
         broadcast = " broadcast +" if version == 4 and self.address.length < 31 else ""
         nodad = " nodad" if flags & IFA_F_NODAD else ""
-        what = f"{_ip(version)} address add {self.address}{broadcast} dev {self.link}{nodad}"
+        alone = "" if self.prefix_route else " noprefixroute"
+        what = f"{_ip(version)} address add {self.address}{broadcast} dev {self.link}{nodad}{alone}"
         return Request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, self._body(index, flags), what)
 
     def drop(self, index: int) -> Request:
@@ -268,6 +277,14 @@ def routes(nl: Socket, version: int, index: int = 0) -> list[LinkRoute]:
     request = Request(RTM_GETROUTE, 0, body, what, fine=ABSENT | NO_FAMILY)
     found = [_parse_route(message, version) for message in nl.dump(request)]
     return [route for route in found if route and (not index or route.link == f"if{index}")]
+
+
+def is_local(nl: Socket, address: Address) -> bool:
+    """Whether the node would take packets to this address for its own. Raises NetlinkError."""
+    version = address.version
+    body = _RTMSG.pack(FAMILY[version], BITS[version], 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, address.packed)
+    message = nl.get(Request(RTM_GETROUTE, 0, body, f"{_ip(version)} route get {address}", fine=_NO_ROUTE))
+    return message is not None and fixed(_RTMSG, message.body)[7] == RTN_LOCAL
 
 
 def advertised_links(nl: Socket) -> frozenset[int]:

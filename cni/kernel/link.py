@@ -45,6 +45,7 @@ IFLA_MASTER: Final = 10
 IFLA_PROTINFO: Final = 12
 IFLA_LINKINFO: Final = 18
 IFLA_IFALIAS: Final = 20
+IFLA_GROUP: Final = 27
 IFLA_NET_NS_FD: Final = 28
 IFLA_EXT_MASK: Final = 29
 IFLA_INFO_KIND: Final = 1
@@ -164,6 +165,18 @@ def set_mac(index: int, name: str, mac: str) -> Request:
     return Request(
         RTM_SETLINK, 0, ifinfomsg(index) + mac_attribute(IFLA_ADDRESS, mac), f"ip link set {name} address {mac}"
     )
+
+
+def set_group(index: int, name: str, group: int) -> Request:
+    """A link that is gone already is fine."""
+    return Request(
+        RTM_SETLINK, 0, ifinfomsg(index) + u32(IFLA_GROUP, group), f"ip link set {name} group {group}", fine=ABSENT
+    )
+
+
+def drop_group(group: int) -> Request:
+    """Deletes all links of a group; none is fine."""
+    return Request(RTM_DELLINK, 0, ifinfomsg() + u32(IFLA_GROUP, group), f"ip link del group {group}", fine=ABSENT)
 
 
 def drop(index: int, name: str) -> Request:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # linux/netlink.h
 NETLINK_ROUTE: Final = 0
+NETLINK_NETFILTER: Final = 12
 NLMSG_ERROR: Final = 2
 NLMSG_DONE: Final = 3
 NLM_F_REQUEST: Final = 0x1
@@ -48,7 +49,9 @@ SOL_NETLINK: Final = 270
 NETLINK_CAP_ACK: Final = 10
 NETLINK_EXT_ACK: Final = 11
 NETLINK_GET_STRICT_CHK: Final = 12
-SO_NETNS_COOKIE: Final = 71  # asm-generic/socket.h, Linux 5.14
+# asm-generic/socket.h
+SO_SNDBUFFORCE: Final = 32
+SO_NETNS_COOKIE: Final = 71  # Linux 5.14
 NLA_F_NESTED: Final = 0x8000
 NLA_TYPE_MASK: Final = 0x3FFF
 
@@ -332,18 +335,35 @@ class Socket:
                     return found, torn
                 found.append(message)
 
-    def reserve(self) -> int:
-        """A sequence number for `send`, which no other method asks with, of this socket or of another.
+    def reserve(self, count: int = 1) -> int:
+        """The first of as many sequence numbers, which no other method asks with, of this socket or of another.
 
         What the kernel tells of a request's effects goes under the number of the request, and in each namespace to
         the socket that has the asker's port there. Ours all have the same: our process's ID.
         """
-        self._sequence += 1
-        return self._sequence | _RESERVED
+        self._sequence += count
+        return (self._sequence - count + 1) | _RESERVED
 
     def send(self, request: Request, sequence: int, flags: int = NLM_F_ACK) -> None:
         """Sends one request without reading the answer: that is for whoever reserved the sequence number."""
         self._send(frame(request, sequence, flags))
+
+    def send_framed(self, datagram: bytes, what: str) -> None:
+        """Sends messages that the caller has framed, however many. Raises NetlinkError."""
+        # What lets a socket send more than its buffer holds: that of the node's root, then that of everybody else.
+        ways = [socket.SO_SNDBUF, SO_SNDBUFFORCE]
+        while True:
+            try:
+                return self._send(datagram)
+            except OSError as error:
+                if error.errno != errno.EMSGSIZE or not ways:
+                    raise NetlinkError(
+                        error.errno or 0, what, f"{len(datagram)} bytes can't be sent at once"
+                    ) from error
+            try:
+                self._socket.setsockopt(socket.SOL_SOCKET, ways.pop(), len(datagram))
+            except OSError:
+                pass  # the next one, or else the error above, tells
 
     def receive(self, what: str = "netlink", flags: int = 0) -> bytes:
         """One datagram of the kernel's. Raises NetlinkError ETIMEDOUT; ENOBUFS where messages were lost since nobody

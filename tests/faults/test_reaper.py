@@ -59,9 +59,9 @@ class Bench:
         self._go, self._let_go = os.pipe()
         there = reaper._there
 
-        def counted(found: Link) -> bool:
+        def counted(pending: set[int]) -> bool:
             self.asked += 1
-            return there(found)
+            return there(pending)
 
         monkeypatch.setattr(reaper, "_there", counted)
         monkeypatch.setattr(reaper, "posix", Instead(posix, fork=self._fork))
@@ -153,7 +153,7 @@ def test_an_end_that_was_lost_in_a_storm_is_asked_for(on_bench: OnBench, listeni
                     pass
 
         bench.after_fork = storm
-        reaper.delete(bench.node, port)
+        reaper.delete(bench.node, [port])
 
         assert bench.asked
 
@@ -181,7 +181,7 @@ def test_who_never_sees_the_end_of_other_links_news_still_hears_the_kernels_answ
     monkeypatch.setattr(reaper, "Socket", Flooded)
 
     def test(bench: Bench) -> None:
-        reaper.delete(bench.node, bench.port)
+        reaper.delete(bench.node, [bench.port])
 
         assert links.find(bench.node.nl, "port0") is None
 
@@ -207,7 +207,7 @@ def test_a_port_that_leaves_its_bridge_is_not_gone_yet(on_bench: OnBench, monkey
         monkeypatch.setattr(reaper, "_kernel_version", lambda: (6, 1))  # who listens to the group hears what others do
         monkeypatch.setattr(reaper, "Socket", Listening)
         bench.after_fork = lambda: subprocess.run(["ip", "link", "set", "port0", "nomaster"], check=True)
-        reaper.delete(bench.node, bench.port)
+        reaper.delete(bench.node, [bench.port])
 
         assert links.find(bench.node.nl, "port0") is None
         assert [data[16] for data in heard if data[4] == links.RTM_DELLINK] == [AF_BRIDGE, socket.AF_UNSPEC]
@@ -220,7 +220,7 @@ def test_a_refusal_is_an_error_at_once(on_bench: OnBench) -> None:
         began = time.monotonic()
 
         with pytest.raises(NetlinkError) as caught:
-            reaper.delete(bench.node, links.need(bench.node.nl, "lo"))
+            reaper.delete(bench.node, [links.need(bench.node.nl, "lo")])
 
         assert caught.value.errno == errno.EOPNOTSUPP
         assert str(caught.value).startswith("ip link del lo: ")
@@ -233,8 +233,8 @@ def test_a_link_that_is_gone_is_as_it_should_be(on_bench: OnBench) -> None:
     def test(bench: Bench) -> None:
         port = bench.port
 
-        reaper.delete(bench.node, port)
-        reaper.delete(bench.node, port)
+        reaper.delete(bench.node, [port])
+        reaper.delete(bench.node, [port])
 
         assert links.find(bench.node.nl, "port0") is None
 
@@ -252,7 +252,7 @@ def test_without_a_process_to_be_had_the_caller_waits_itself(
         port = bench.port
         monkeypatch.setattr(reaper, "posix", Instead(posix, fork=refuse))
 
-        reaper.delete(bench.node, port)
+        reaper.delete(bench.node, [port])
 
         assert links.find(bench.node.nl, "port0") is None
         assert bench.node.helpers == []
@@ -273,7 +273,7 @@ def test_what_is_told_of_the_pods_end_is_no_answer_to_the_pods_socket(on_bench: 
             while pod_side.reserve() < last:
                 pass
 
-            reaper.delete(bench.node, port)
+            reaper.delete(bench.node, [port])
             bench.node.settle()
             found = links.find(pod_side, "lo")
 

@@ -39,7 +39,8 @@ LAYERS = {
     "cni.noaddresses": "cni.spec cni.key",
     "cni.addresses": "cni.spec cni.key cni.wanted cni.hostlocal cni.delegate cni.noaddresses",
     "cni.failing": "cni.spec cni.kernel",
-    "cni.plugin": f"{POD} cni.boot cni.attach cni.plugins cni.addresses cni.hostlocal cni.failing",
+    "cni.skeleton": f"{POD} cni.features",
+    "cni.plugin": f"{POD} cni.skeleton cni.boot cni.attach cni.plugins cni.addresses cni.hostlocal cni.failing",
     "cni.__main__": "cni.lean cni.plugin cni.cli",
     # For people: not on the path of a pod, and imported by nothing that is.
     "cni.runtime": "cni.lean ipam.address cni.spec cni.key cni.invoke",
@@ -56,8 +57,8 @@ STARTERS = ("install.loader", "install.sources")
 BUILT_IN = {"__future__", "errno", "fcntl", "gc", "select", "sys", "time"}
 """Standard modules without any Python in them, which the path of a pod may name; the rest comes from `cni.lean`."""
 
-IN_A_FAILURE = {("cni.failing", "traceback")}
-"""Who may import what slow module when nothing is on time any more: here, to show a bug of ours."""
+SELDOM = {("cni.failing", "traceback"), ("cni.kernel.ruleset", "ctypes")}
+"""Who may import what slow module when no pod waits for it: to show a bug of ours; to load rules, once in a boot."""
 
 GENERIC = {"json", "logging", "select", "signal", "socket", "struct", "time", "types"}
 """Names of standard modules that a script started inside our directory would import instead of theirs."""
@@ -172,7 +173,7 @@ def test_the_path_of_a_pod_needs_no_module_that_is_slow_to_import(module: Module
         for it in module.imports
         if not it.for_types
         and it.module.split(".")[0] not in {"cni", "ipam", *BUILT_IN}
-        and (module.name, it.module) not in IN_A_FAILURE
+        and (module.name, it.module) not in SELDOM
     ]
 
     assert not wrong, f"{module.name}: take it from cni.lean, or from under TYPE_CHECKING"
@@ -197,6 +198,10 @@ def test_one_module_enters_namespaces() -> None:
 
 def test_one_module_opens_netlink_sockets() -> None:
     assert _users("AF_NETLINK") == {"cni.kernel.netlink"}
+
+
+def test_one_module_loads_rules() -> None:
+    assert _users("ctypes") - {"cni.lean"} == {"cni.kernel.ruleset"}
 
 
 def test_nothing_below_the_shell_prints_or_reads_the_environment() -> None:

@@ -190,12 +190,11 @@ def test_a_record_with_something_odd_in_it_is_never_half_understood() -> None:
                 if wanted is not None:
                     assert reading.wanted_of(objects.to_json(wanted)) == wanted
                     assert reading.switches_of(found.objects) == wanted.switches
-                    assert objects.neighbours_of(found.objects) == [
-                        one for one in wanted.node if isinstance(one, Neighbour)
-                    ]
+                    own = {veth.name for veth in wanted.veths}
+                    assert objects.hanging_of(found.objects) == [one for one in wanted.node if one.link not in own]
 
 
-def test_of_neighbours_those_that_can_be_read_are_found_whatever_stands_beside_them() -> None:
+def test_of_what_hangs_on_others_links_that_is_found_which_can_be_read_whatever_stands_beside_it() -> None:
     good = ["neighbour", "cni0", "10.0.0.2", "02:00:00:00:00:03"]
     beside: list[list[Any]] = [
         ["neighbour"],
@@ -204,7 +203,7 @@ def test_of_neighbours_those_that_can_be_read_are_found_whatever_stands_beside_t
         ["of tomorrow", {}],
     ]
 
-    found = objects.neighbours_of({"node": [*beside, good], "pod": [["of tomorrow"]]})
+    found = objects.hanging_of({"node": [*beside, good], "pod": [["of tomorrow"]]})
 
     assert found == [Neighbour("cni0", Address.parse("10.0.0.2"), "02:00:00:00:00:03")]
 

@@ -95,7 +95,7 @@ def test_a_deletion_is_answered_at_the_announcement(netns: Path, tmp_path: Path)
         for _ in range(5):
             node.nl.do(veth.make(pod.fd, 0))
 
-            reaper.delete(node, link.need(node.nl, "port"))
+            reaper.delete(node, [link.need(node.nl, "port")])
 
             assert not link.find(node.nl, "port")
             node.settle()

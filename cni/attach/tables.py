@@ -1,0 +1,101 @@
+"""Our tables in the packet filter: made when an element finds them missing, and brought back when somebody took them.
+
+A table holds no state that isn't written elsewhere: the skeleton is a constant of this version, the rules of networks
+and the elements of pods are in the records. So whatever is missing or of another version, the cure is one transaction
+that takes the tables away and makes them anew with the elements of all attachments. Established connections don't
+notice.
+
+Whoever calls these functions holds `Node.rules_lock`, not shared.
+"""
+
+from __future__ import annotations
+
+from cni.attach import claims, elements, reading, record
+from cni.kernel import nft, nftlist, ruleset
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from cni.attach.node import Node
+    from cni.kernel.nft import Element, Fragment
+    from cni.key import Key
+
+
+def complete(node: Node, families: Iterable[str], fragments: Sequence[Fragment]) -> None:
+    """Makes what is missing of these. Raises Refused, CNIError."""
+    if not elements.are_current(node, families):
+        restore(node, families)
+    there = set()
+    for family in families:
+        there.update([one.rpartition("_")[2] for one in nftlist.names(node.nf, family)])
+    for fragment in fragments:
+        if fragment.name not in there:
+            ruleset.load(fragment.text)
+
+
+def restore(node: Node, families: Iterable[str] = ()) -> None:
+    """The tables of these families and of all that there were, as this version makes them, with what is attached."""
+    skeleton = node.skeleton
+    if skeleton is None:
+        raise RuntimeError("a node without a skeleton has no tables")
+    wanted = sorted({*families, *node.tables()})
+    things: list[Element] = []
+    fragments: dict[str, Fragment] = {}
+    for old in node.records.all():
+        if old.stage in (record.PLANNED, record.COMPLETE):
+            found = reading.elements_of(old.objects)
+            mine = claims.mine(node, old.key, [one.claim for one in found if one.claim])
+            things += [one for one in found if one.family in wanted and (not one.claim or one.claim in mine)]
+            fragments.update({one.name: one for one in reading.fragments_of(old.objects)})
+    text = [f"add table {family} {nft.TABLE}\ndelete table {family} {nft.TABLE}\n" for family in wanted]
+    text += [skeleton.text(family) for family in wanted]
+    text += [fragment.text for fragment in fragments.values()]
+    text += [one.line("add") + "\n" for one in things]
+    ruleset.load("".join(text))
+    for family in wanted:
+        node.note_table(family)
+
+
+def repair(node: Node) -> None:
+    """Brings back the tables that were made in this boot, if one is missing. For STATUS."""
+    families = node.tables()
+    if families and not elements.are_current(node, families):
+        with node.rules_lock(shared=False):
+            if not elements.are_current(node, families):
+                restore(node)
+
+
+def drop_tagged(node: Node, key: Key) -> None:
+    """The elements that bear the attachment's tag, and its claims: where no record lists them."""
+    with node.rules_lock(shared=False), node.claims_lock():
+        for family in node.tables():
+            nft.transact(node.nf, [one.drop() for one in nftlist.elements(node.nf, family) if one.tag == key.tag])
+        claims.disown(node, {str(key)})
+
+
+def collect(node: Node) -> None:
+    """Removes what no record lists: elements, the rules of networks that have no pods, and claims."""
+    with node.rules_lock(shared=False), node.claims_lock():
+        keys = node.records.every_key()
+        tags = {key.tag for key in keys}
+        fragments = {one.name for old in node.records.all() for one in reading.fragments_of(old.objects)}
+        for family in node.tables():
+            found = nftlist.elements(node.nf, family)
+            nft.transact(node.nf, [one.drop() for one in found if one.tag not in tags])
+            _remove_rules(node, family, fragments)
+        claims.disown(node, claims.owners(node) - {str(key) for key in keys})
+
+
+def _remove_rules(node: Node, family: str, used: set[str]) -> None:
+    """Of networks that nobody uses any more: the chains and sets whose names end in that of no record's fragment."""
+    skeleton = node.skeleton
+    constant = set(skeleton.text(family).split()) if skeleton else set()
+    # Chains come first, whose rules name the sets.
+    old = [
+        f"delete {one.kind} {family} {nft.TABLE} {one.name}\n"
+        for one in nftlist.declared(node.nf, family)
+        if one.name not in constant and one.name.rpartition("_")[2] not in used
+    ]
+    if old and skeleton:
+        ruleset.load("".join(old))

@@ -1,0 +1,26 @@
+"""What our tables in the packet filter are made of: the features' rules, which are the same whatever is configured.
+
+Each feature's module has its own part, as nft text with the story of it: RULES of the table of IPv4 and IPv6 ("inet"),
+BRIDGE_RULES of the one that sees frames ("bridge"). A table bears the version in its comment; where that differs from
+ours, the table is made anew with the elements of all that is attached.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Final
+
+version: Final = "podwire 1"
+"""To be raised with every change of a rule: a test knows the text that goes with it."""
+
+
+def text(family: str) -> str:
+    """The table of a family, "inet" or "bridge", in nft's words."""
+    from cni.kernel.nft import TABLE
+
+    rules: dict[str, tuple[str, ...]] = {
+        "inet": (),
+        "bridge": (),
+    }
+    return f'table {family} {TABLE} {{\n\tcomment "{version}"\n}}\n' + "".join(rules[family])
