@@ -10,8 +10,8 @@ from bench.launch import Failed
 from cni.cli import throwaway
 
 
-def tcp(client: Path, server: Path, address: str, seconds: int) -> float:
-    """Bits per second that arrive at the server, by one connection."""
+def tcp(client: Path, server: Path, address: str, seconds: int, omit: int = 0) -> float:
+    """Bits per second that arrive at the server, by one connection, after the first `omit` seconds."""
     with subprocess.Popen(
         [*_inside(server), "iperf3", "--server", "--one-off", "--forceflush", "--bind", address],
         env=throwaway.environment(),
@@ -24,15 +24,15 @@ def tcp(client: Path, server: Path, address: str, seconds: int) -> float:
             for line in listener.stdout:
                 if line.startswith("Server listening"):
                     break
-            found = _ask(client, address, seconds)
+            found = _ask(client, address, seconds, omit)
             listener.wait(30)
             return found
         finally:
             listener.kill()  # unless it has ended, as it does after one client
 
 
-def _ask(client: Path, address: str, seconds: int) -> float:
-    command = [*_inside(client), "iperf3", "--client", address, "--time", str(seconds), "--json"]
+def _ask(client: Path, address: str, seconds: int, omit: int) -> float:
+    command = [*_inside(client), "iperf3", "--client", address, "--time", str(seconds), "--omit", str(omit), "--json"]
     try:
         done = subprocess.run(
             command, env=throwaway.environment(), stdin=subprocess.DEVNULL, capture_output=True, text=True,

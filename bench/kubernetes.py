@@ -9,7 +9,7 @@ both directions of its traffic. One driver runs them all as libcni does, an exec
 
 Each side has a node of its own, and they take turns. Then the nodes get more and more pods that stay, and the sides
 take turns again: that shows what grows. Beside it stand what the routed bridge costs the pods' packets
-(`bench.throughput`).
+(`bench.throughput`), and how exact limits are (`bench.shaping`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench import machine, report, throughput
+from bench import machine, report, shaping, throughput
 from bench.launch import Failed
 from bench.node import BRIDGE, Remote, Round, Setup, conflist, host_local
 from cni.cli import throwaway
@@ -72,11 +72,12 @@ class Plan:
     pods: int
     """How many "many at once" are."""
     traffic: throughput.Plan
+    shaping: shaping.Plan
 
 
 # The reference takes a second for a pod and half a minute for 20 at once where 1,000 are there already.
-FULL = Plan((Stage(0, 60, 9), Stage(250, 30, 3), Stage(1000, 10, 1)), 20, throughput.FULL)
-QUICK = Plan((Stage(0, 3, 1), Stage(10, 2, 1)), 3, throughput.QUICK)
+FULL = Plan((Stage(0, 60, 9), Stage(250, 30, 3), Stage(1000, 10, 1)), 20, throughput.FULL, shaping.FULL)
+QUICK = Plan((Stage(0, 3, 1), Stage(10, 2, 1)), 3, throughput.QUICK, shaping.QUICK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +133,8 @@ def main(argv: Sequence[str]) -> int:
     try:
         # First, while the kernel has no thousand namespaces to take apart in the background.
         traffic = throughput.measure(asked.ours, plan.traffic, _progress) if "podwire" in sides else None
+        by = {side: Path(setup.plugins) for side, setup in sides.items() if side != "podwire"}
+        shaped = shaping.measure(by, plan.shaping, _progress) if by else []
         measured = measure(sides, plan, _progress)
     except (throwaway.Unavailable, Failed) as error:
         print(f"bench: {error}", file=sys.stderr)
@@ -140,12 +143,14 @@ def main(argv: Sequence[str]) -> int:
     tables = [_table(standing, rows[standing]) for standing in rows]
     tables += [_growth(measured)] if len(measured) > 1 else []
     tables += [throughput.table(traffic)] if traffic else []
+    tables += [shaping.table(shaped)] if shaped else []
     print(report.terminal(facts, tables))
     found = {
         "machine": dict(facts),
         "plan": asdict(plan),
         "figures": {standing: [_as_json(row) for row in of_stage] for standing, of_stage in rows.items()},
         "throughput": throughput.as_json(traffic) if traffic else None,
+        "shaping": shaping.as_json(shaped),
     }
     if asked.json:
         asked.json.write_text(json.dumps(found, indent=2) + "\n")

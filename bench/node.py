@@ -211,10 +211,10 @@ class Node:
         self._require_clean()
         return Churn(done, elapsed_ns)
 
-    def traffic(self, seconds: int) -> float:
+    def traffic(self, seconds: int, omit: int = 0) -> float:
         """Bits per second by one TCP connection between the first two pods that stay."""
         client, server = self._residents[:2]
-        return iperf.tcp(self._pods[client.pod], self._pods[server.pod], server.address, seconds)
+        return iperf.tcp(self._pods[client.pod], self._pods[server.pod], server.address, seconds, omit)
 
     def _together(self, walks: Sequence[Steps[T]], *, frugal: bool) -> tuple[Sample, list[T]]:
         crowd = Crowd(frugal=frugal)
@@ -321,9 +321,9 @@ class Remote:
     def populate(self, pods: int) -> None:
         self._ask("populate", pods=pods)
 
-    def traffic(self, seconds: int) -> float:
+    def traffic(self, seconds: int, omit: int = 0) -> float:
         """Bits per second, of a node with two pods that stay."""
-        return float(self._ask("traffic", seconds=seconds)["bits_per_s"])
+        return float(self._ask("traffic", seconds=seconds, omit=omit)["bits_per_s"])
 
     def warm_up(self, pods: int) -> None:
         """A round of one pod and a round of these, to begin with."""
