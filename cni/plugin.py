@@ -133,6 +133,9 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
 
     def call() -> Call:
         whole = conf.whole(leaving=True)
+        if plugin.chained:
+            # What it tells of was made by others, who are asked to take it away next.
+            whole = whole._replace(prev_result=None)
         return _call(
             key,
             request,

@@ -20,14 +20,14 @@ def remove(node: Node, call: Call) -> None:
     """Without a record: what bears our tag, or else what the previous result says was made for this attachment.
 
     So a pod that the reference plugins attached is detached by us. An interface of that name which neither
-    knows of was never this network's, and stays.
+    knows of was never this network's, and stays. Whoever makes no links is told of no previous result here.
     """
     failures = Failures()
     with failures:
         delete_links(node, call.key)
     with failures:
         drop_tagged(node, call.key)
-    if call.main and call.prev:
+    if call.prev:
         with failures:
             _delete_in_pod(node, call, call.prev)
     failures.end()
