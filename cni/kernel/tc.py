@@ -141,7 +141,7 @@ class TokenBucket(NamedTuple):
 
     def drop(self, index: int) -> Request:
         body = _tcmsg(index, _OURS, TC_H_ROOT) + text(TCA_KIND, "tbf")
-        what = f"tc qdisc del dev {self.link} root handle {_OURS >> 16:x}: tbf"
+        what = f"tc qdisc del dev {self.link} root handle {_OURS >> 16:x}:"
         return Request(RTM_DELQDISC, 0, body, what, fine=_NOT_OURS)
 
     def find(self, nl: Socket, index: int) -> bool:
