@@ -2,8 +2,8 @@
 
 What happens to a pod is what `bridge` does, but for two things. Its addresses bring no route to their subnet; instead
 there is one to the gateway, and by the gateway to everywhere. And its port takes frames for the gateway only, and gets
-none that other ports send. So a packet from pod to pod goes up to the node's IP layer and back down the same bridge, and
-passes the forward hook there: policy, services and host ports see it without br_netfilter, which has frames of all
+none that other ports send. So a packet from pod to pod goes up to the node's IP layer, back down the same bridge, and
+passes the forward hook on its way: policy, services and host ports see it without br_netfilter, which has frames of all
 switches of a node pass as packets, or of none.
 
 Where br_netfilter is on all the same, it translates what the pod sends to a service before the bridge looks at it, and
