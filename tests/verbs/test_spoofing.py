@@ -273,3 +273,16 @@ def test_the_sets_can_be_read_and_written_by_nft(checked: Pair, lab: Lab) -> Non
     assert namespaces.shell(lab.node, "nft list table bridge podwire") == saved
     assert checked.arrives(SPOOFED["the answer for another"]) == (False, False)
     assert checked.arrives(HONEST["a neighbour's answer"]) == (True, True)
+
+
+def test_a_table_that_somebody_flushed_comes_back_with_the_next_pod(
+    checked: Pair, lab: Lab, make_netns: Callable[[], Path]
+) -> None:
+    lab.nft("flush ruleset")
+    lie = SPOOFED["the answer for another"]
+    assert checked.arrives(lie) == (True, True)
+
+    checked.network.add(make_netns(), "c")
+
+    assert checked.arrives(lie) == (False, False)
+    assert checked.arrives(HONEST["a neighbour's answer"]) == (True, True)
