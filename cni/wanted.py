@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cni.kernel.conntrack import Flow
     from cni.kernel.inet import LinkAddress, LinkRoute
     from cni.kernel.link import Link
-    from cni.kernel.linksettings import LinkSettings
+    from cni.kernel.linksettings import LinkSettings, PortMtu
     from cni.kernel.neighbour import FdbEntry, Neighbour
     from cni.kernel.netlink import Request, Socket
     from cni.kernel.nft import Element, Fragment
@@ -88,7 +88,7 @@ class Wanted(NamedTuple):
     interfaces: tuple[Interface, ...] = ()
     """Of the result; addresses point into them."""
     amended: tuple[Interface, ...] = ()
-    """Interfaces of the previous result as we leave them: each takes the place of the one with its name and sandbox."""
+    """What is new of interfaces in the previous result, found by name and sandbox: their MAC and MTU, where said."""
     ips: tuple[IPConfig, ...] = ()
     routes: tuple[Route, ...] = ()
     reported: tuple[str, ...] = ()
@@ -136,10 +136,15 @@ if TYPE_CHECKING:
 
         def find(self, nl: Socket, index: int) -> bool: ...
 
-    NodeObject = BridgePort | FdbEntry | Neighbour | LinkRoute | LinkAddress | IngressQdisc | TokenBucket | Redirect
+    Queueing = IngressQdisc | TokenBucket | Redirect
+    NodeObject = BridgePort | FdbEntry | Neighbour | LinkRoute | LinkAddress | PortMtu | Queueing
 
     class Opening(Protocol):
-        """Something in another's firewall that lets the pod's packets pass. Raises Refused."""
+        """Something in another's firewall that lets the pod's packets pass. Raises Refused, CNIError."""
+
+        @property
+        def resource(self) -> str:
+            """What is opened, as part of a file's name. What several attachments want goes with the last of them."""
 
         def make(self) -> None:
             """There already is fine."""

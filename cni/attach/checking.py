@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cni.attach.node import Node
     from cni.attach.record import Record
     from cni.attach.sandbox import Sandbox
+    from cni.kernel.linksettings import LinkSettings
     from cni.kernel.netlink import Socket
     from cni.kernel.ports import Veth
     from cni.key import Key
@@ -71,7 +72,7 @@ def differences(node: Node, pod_side: Sandbox, key: Key, prev: Result, old: Reco
     return list(dict.fromkeys(missing))
 
 
-def missing_objects(nl: Socket, things: Iterable[LinkObject]) -> list[str]:
+def missing_objects(nl: Socket, things: Iterable[LinkObject | LinkSettings]) -> list[str]:
     """Those that are not there, in the words of the request that would make them."""
     missing = []
     indexes: dict[str, int] = {}
@@ -152,7 +153,9 @@ def _of_record(node: Node, pod_side: Sandbox, old: Record) -> list[str]:
     with pod_side.inside():
         amended = [one for one in wanted.amends if isinstance(one, Sysctl)]
         missing += [f"sysctl {one} in the pod" for one in (*wanted.tuning, *amended) if not one.find()]
-    missing += missing_objects(pod_side.nl, [one for one in wanted.amends if not isinstance(one, Sysctl)])
+    # A later member of the chain may have given the link another MAC: the previous result has the last word on that.
+    settings = [one._replace(mac="") for one in wanted.amends if not isinstance(one, Sysctl)]
+    missing += missing_objects(pod_side.nl, settings)
     return missing + missing_objects(pod_side.nl, wanted.pod) + missing_objects(node.nl, wanted.node)
 
 

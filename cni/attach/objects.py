@@ -34,6 +34,7 @@ _NAMES: Final = {
     "LinkAddress": "address",
     "LinkRoute": "route",
     "LinkSettings": "link",
+    "PortMtu": "mtu",
     "Neighbour": "neighbour",
     "FdbEntry": "fdb",
     "BridgePort": "port",

@@ -168,6 +168,12 @@ def _link(
     )
 
 
+def _mtu(link: Any, mtu: Any, before: Any) -> object:
+    from cni.kernel.linksettings import PortMtu
+
+    return PortMtu(text(link), _number(mtu), _number(before))
+
+
 def _tbf(link: Any, rate: Any, burst: Any, latency_us: Any) -> object:
     from cni.kernel.tc import TokenBucket
 
@@ -197,6 +203,12 @@ def _element(of: Any, kind: Any, content: Any, tag: Any, claim: Any = None, fami
 
     claimed = None if claim is None else Claim(*[text(part) for part in claim])
     return Element(text(of), text(kind), text(content), text(tag), claimed, text(family))
+
+
+def _forward(address: Any, backend: Any = "", admin_chain: Any = "CNI-ADMIN", zone: Any = "trusted") -> object:
+    from cni.kernel.forwarding import ForwardOpening
+
+    return ForwardOpening(Address.parse(address), text(backend), text(admin_chain), text(zone))
 
 
 def _flow(protocol: Any, port: Any, address: Any, host: Any = None) -> object:
@@ -229,11 +241,13 @@ _KINDS: Final[dict[str, Callable[..., object]]] = {
     "switch": _switch,
     "ifb": _ifb,
     "link": _link,
+    "mtu": _mtu,
     "tbf": _tbf,
     "ingress": _ingress,
     "redirect": _redirect,
     "fragment": _fragment,
     "element": _element,
+    "forward": _forward,
     "flow": _flow,
 }
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from cni.kernel.inet import LinkAddress, LinkRoute
+from cni.kernel.linksettings import LinkSettings, PortMtu
 from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.nft import Element
 from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
@@ -53,6 +54,16 @@ def _routes(dst: Network) -> SearchStrategy[LinkRoute]:
 ROUTES = NETWORKS.flatmap(_routes)
 NEIGHBOURS = st.builds(Neighbour, NAMES, ADDRESSES, MACS)
 FDB_ENTRIES = st.builds(FdbEntry, NAMES, MACS)
+PORT_MTUS = st.builds(PortMtu, NAMES, U32, U32)
+SETTINGS = st.builds(
+    LinkSettings,
+    NAMES,
+    st.just("") | MACS,
+    st.none() | U32,
+    st.none() | st.booleans(),
+    st.none() | st.booleans(),
+    st.none() | U32,
+)
 SYSCTLS = st.builds(Sysctl, NAMES.map("net/ipv4/conf/{}/arp_notify".format), st.sampled_from("012"))
 SWITCHES = st.builds(Switch, BRIDGES, st.lists(PREFIXED, max_size=3).map(tuple), st.booleans())
 
