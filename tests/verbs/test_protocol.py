@@ -435,11 +435,6 @@ def test_what_cannot_be_read_is_told_before_an_unknown_command(lan: Network, net
 UNSUPPORTED: dict[str, object] = {
     "vlan": 100,
     "vlanTrunk": [{"minID": 100, "maxID": 110}],
-    "macspoofchk": True,
-    "promiscMode": True,
-    "forceAddress": True,
-    "ipMasq": True,
-    "ipMasqBackend": "iptables",
 }
 
 
