@@ -40,7 +40,24 @@ class Plugin(NamedTuple):
 def _bridge(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:
     from cni.features.bridge import BridgeFeature
 
-    return BridgeFeature.parse(conf, parse_args(args)), ()
+    return BridgeFeature.parse(conf, parse_args(args)), (*_masquerade(conf), *_spoofing(conf))
+
+
+def _ptp(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:
+    from cni.features.ptp import PtpFeature
+
+    return PtpFeature.parse(conf, parse_args(args)), _masquerade(conf)
+
+
+def _tuning(conf: NetConf, args: str) -> tuple[None, tuple[Feature, ...]]:
+    from cni.features.tuning import TuningFeature
+
+    feature = TuningFeature.parse(conf, parse_args(args))
+    if feature.sysctls:
+        from cni import allowlist
+
+        allowlist.require(feature.names, allowlist.PATH)
+    return None, (feature,)
 
 
 def _loopback(_conf: NetConf, _args: str) -> tuple[Main, tuple[Feature, ...]]:
@@ -55,10 +72,28 @@ def _firewall(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
     return None, (FirewallFeature.parse(conf),)
 
 
+def _masquerade(conf: NetConf) -> tuple[Feature, ...]:
+    if not (conf.keys.has("ipMasq") or conf.keys.has("ipMasqBackend")):
+        return ()
+    from cni.features.masquerade import MasqueradeFeature
+
+    return MasqueradeFeature.parse(conf)
+
+
+def _spoofing(conf: NetConf) -> tuple[Feature, ...]:
+    if not conf.keys.has("macspoofchk"):
+        return ()
+    from cni.features.spoofing import SpoofingFeature
+
+    return SpoofingFeature.parse(conf)
+
+
 PLUGINS: Final = {
     "bridge": Plugin(_bridge),
+    "ptp": Plugin(_ptp),
     "loopback": Plugin(_loopback, recorded=False),
     "firewall": Plugin(_firewall, chained=True, supported=versions.SINCE_0_4),
+    "tuning": Plugin(_tuning, chained=True),
 }
 HOST_LOCAL: Final = "host-local"
 """The one that hands out addresses and attaches nothing."""

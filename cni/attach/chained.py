@@ -44,7 +44,7 @@ def pod_of(node: Node, sandbox: Sandbox, call: Call) -> Pod:
         seen={},
         port=port.name if port else "",
         iif=bridge.name if bridge else port.name if port else "",
-        mtu=inside.mtu,
+        mtu=port.mtu if port else inside.mtu,
     )
 
 

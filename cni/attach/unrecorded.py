@@ -6,6 +6,7 @@ from cni.attach import sandbox
 from cni.attach.removing import Failures, delete_links
 from cni.kernel import inet
 from cni.kernel import link as links
+from cni.spec.errors import CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,19 +21,20 @@ def remove(node: Node, call: Call) -> None:
     """Without a record: what bears our tag, or else what the previous result says was made for this attachment.
 
     So a pod that the reference plugins attached is detached by us. An interface of that name which neither
-    knows of was never this network's, and stays.
+    knows of was never this network's, and stays. Who works on what others made brings its features along, and leaves
+    to those others what the result tells of.
     """
     failures = Failures()
     with failures:
         delete_links(node, call.key)
     with failures:
         drop_tagged(node, call.key)
-    if call.features and call.prev:
+    if call.prev:
         with failures:
-            _drop_openings(node, call)
-    if call.main and call.prev:
-        with failures:
-            _delete_in_pod(node, call, call.prev)
+            if call.features:
+                _drop_openings(node, call)
+            else:
+                _delete_in_pod(node, call, call.prev)
     failures.end()
     call.addresses.release(call.key, call.netns)
     node.records.remove(call.key)  # one that could not be read
@@ -51,7 +53,11 @@ def _drop_openings(node: Node, call: Call) -> None:
     from cni.attach import chained, openings
     from cni.attach.call import wanted_of
 
-    openings.drop(node, call.key, wanted_of(call, chained.pod_told(call)).openings)
+    try:
+        wanted = wanted_of(call, chained.pod_told(call))
+    except CNIError:
+        return  # nor could anything have been made of it
+    openings.drop(node, call.key, wanted.openings)
 
 
 def _delete_in_pod(node: Node, call: Call, prev: Result) -> None:
