@@ -135,16 +135,12 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
 
     def call() -> Call:
         whole = conf.whole(leaving=True)
-        features = _leaving(plugin, whole, request.args)
-        if plugin.chained and not features[1]:
-            # What it tells of was made by others, who are asked to take it away next.
-            whole = whole._replace(prev_result=None)
         return _call(
             key,
             request,
             whole,
             addresses.of_leaving(whole, request.args, request.path, node.boot, environ, data_dir),
-            features,
+            _leaving(plugin, whole, request.args),
         )
 
     if plugin.recorded:
@@ -233,6 +229,7 @@ def _call(
         key=key,
         netns=request.netns,
         own_netns_is_fine=request.netns_override,
+        chained=plugin.chained,
         cni_version=conf.cni_version,
         main=features[0],
         features=features[1],

@@ -37,6 +37,18 @@ class Plugin(NamedTuple):
     """Where host-local keeps reservations unless told, below the state directory; "": where the reference does."""
 
 
+def _podwire(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:
+    from cni import podwire
+
+    return podwire.features(conf, args)
+
+
+def _podwire_dns(conf: NetConf) -> DNS | None:
+    from cni import podwire
+
+    return podwire.dns(conf)
+
+
 def _bridge(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:
     from cni.features.bridge import BridgeFeature
 
@@ -66,12 +78,6 @@ def _loopback(_conf: NetConf, _args: str) -> tuple[Main, tuple[Feature, ...]]:
     return LoopbackFeature(), ()
 
 
-def _firewall(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
-    from cni.features.firewall import FirewallFeature
-
-    return None, (FirewallFeature.parse(conf),)
-
-
 def _masquerade(conf: NetConf) -> tuple[Feature, ...]:
     if not (conf.keys.has("ipMasq") or conf.keys.has("ipMasqBackend")):
         return ()
@@ -88,12 +94,26 @@ def _spoofing(conf: NetConf) -> tuple[Feature, ...]:
     return SpoofingFeature.parse(conf)
 
 
+def _firewall(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
+    from cni.features.firewall import FirewallFeature
+
+    return None, (FirewallFeature.parse(conf),)
+
+
+def _portmap(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
+    from cni.features.portmap import PortMapFeature
+
+    return None, (PortMapFeature.parse(conf),)
+
+
 PLUGINS: Final = {
+    "podwire": Plugin(_podwire, dns=_podwire_dns, data_dir="addresses"),
     "bridge": Plugin(_bridge),
     "ptp": Plugin(_ptp),
     "loopback": Plugin(_loopback, recorded=False),
-    "firewall": Plugin(_firewall, chained=True, supported=versions.SINCE_0_4),
     "tuning": Plugin(_tuning, chained=True),
+    "firewall": Plugin(_firewall, chained=True, supported=versions.SINCE_0_4),
+    "portmap": Plugin(_portmap, chained=True),
 }
 HOST_LOCAL: Final = "host-local"
 """The one that hands out addresses and attaches nothing."""

@@ -21,20 +21,20 @@ def remove(node: Node, call: Call) -> None:
     """Without a record: what bears our tag, or else what the previous result says was made for this attachment.
 
     So a pod that the reference plugins attached is detached by us. An interface of that name which neither
-    knows of was never this network's, and stays. Who works on what others made brings its features along, and leaves
-    to those others what the result tells of.
+    knows of was never this network's, and stays. To a
+    chained plugin the result tells of what others made, who are asked to take it away next.
     """
     failures = Failures()
     with failures:
         delete_links(node, call.key)
     with failures:
         drop_tagged(node, call.key)
-    if call.prev:
+    if call.features and call.prev:
         with failures:
-            if call.features:
-                _drop_openings(node, call)
-            else:
-                _delete_in_pod(node, call, call.prev)
+            _drop_openings(node, call)
+    if call.prev and not call.chained:
+        with failures:
+            _delete_in_pod(node, call, call.prev)
     failures.end()
     call.addresses.release(call.key, call.netns)
     node.records.remove(call.key)  # one that could not be read

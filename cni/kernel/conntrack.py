@@ -7,7 +7,8 @@ port yet, or the address of a pod that is gone.
 The table is the kernel's, one for all namespaces, and whatever is asked of it goes through all of its buckets,
 usually 262144. So nothing is asked where the namespace has no entries. A deletion that the kernel filters (Linux
 6.11) takes 0.2 ms and 0.16 µs for each entry there is; the list of what passes a filter (Linux 5.8), 10 ms, since
-it locks each bucket. Hence the list is for older kernels, and for the one question that no filter can put.
+it locks each bucket. Hence lists are for older kernels and for what no filter can say. That is, too, every address of
+IPv6: the kernel takes those that differ from the one asked for (as of Linux 6.18), so it is asked for none.
 (linux/netfilter/nfnetlink_conntrack.h)
 """
 
@@ -60,7 +61,9 @@ _NO_EAR: Final = (
     "it can't be asked about connections: CONFIG_NF_CT_NETLINK, the module nf_conntrack_netlink, is missing"
 )
 _BATCH: Final = 64
-_ENTRIES_PER_QUESTION: Final = 400
+# What costs as much as what.
+_ENTRIES_PER_LIST: Final = 400
+_DELETIONS_PER_LIST: Final = 40
 
 
 class Flow(NamedTuple):
@@ -90,7 +93,7 @@ def forget_strays(nl: Socket, routes: Socket, flows: Sequence[Flow]) -> None:
     flows = [flow for flow in flows if flow.protocol == _UDP]
     local: dict[Address, bool] = {}
 
-    def stray(port: int, destination: Address, reached: Address) -> bool:
+    def stray(port: int, _source: Address, destination: Address, reached: Address) -> bool:
         for flow in flows:
             # A flow of the other family has no address in common with the entry.
             meant = flow.host == destination or (flow.host is None and flow.address.version == destination.version)
@@ -103,8 +106,8 @@ def forget_strays(nl: Socket, routes: Socket, flows: Sequence[Flow]) -> None:
     count = entries() if flows else 0
     for version in {flow.address.version for flow in flows} if count else ():
         ports = {flow.port for flow in flows if flow.address.version == version}
-        # A question costs as much as reading the answer's entries by the hundred: those for all ports may be fewer.
-        for port in ports if len(ports) * _ENTRIES_PER_QUESTION <= count else {0 if len(ports) > 1 else min(ports)}:
+        # One list of all of UDP, where that is cheaper than one of each port.
+        for port in ports if len(ports) * _ENTRIES_PER_LIST <= count else {0 if len(ports) > 1 else min(ports)}:
             _delete_listed(nl, _which(version, _UDP, port), stray)
 
 
@@ -114,14 +117,26 @@ def forget_served(nl: Socket, flows: Sequence[Flow]) -> None:
     Raises Refused. A kernel that can't be asked keeps them, and nothing is raised: they end by themselves, UDP's
     after two minutes at most, and the pod is not to stay for that.
     """
-    for protocol, port, address in dict.fromkeys([flow[:3] for flow in flows]):
-        _delete(nl, _which(address.version, protocol, port, replied_by=address))
+    for address in {flow.address for flow in flows}:
+        served = {flow[:2] for flow in flows if flow.address == address}
+        ports = {port for _, port in served}
+
+        def meant(port: int, _source: Address, _destination: Address, reached: Address) -> bool:
+            # Another protocol's connection to the same port may be among them, which ends with the pod as well.
+            return reached == address and port in ports  # noqa: B023  # called before the loop goes on
+
+        which = [_which(address.version, protocol, port, replied_by=address) for protocol, port in served]
+        _delete(nl, which, meant, address)
 
 
 def forget_address(nl: Socket, address: Address) -> None:
     """Has the kernel forget all connections from and to an address that nobody has any more. As `forget_served`."""
-    _delete(nl, _which(address.version, begun_by=address))
-    _delete(nl, _which(address.version, replied_by=address))
+
+    def meant(_port: int, source: Address, _destination: Address, reached: Address) -> bool:
+        return address in (source, reached)
+
+    version = address.version
+    _delete(nl, [_which(version, begun_by=address), _which(version, replied_by=address)], meant, address)
 
 
 def entries() -> int:
@@ -139,12 +154,13 @@ def _which(
     begun_by: Address | None = None,
     replied_by: Address | None = None,
 ) -> tuple[bytes, str]:
-    """Connections of which all holds that is said: as a message's body, and in the words of conntrack(8)."""
+    """Connections of which all holds that is said, addresses of IPv4 only: as a message's body, and in the words of
+    conntrack(8)."""
     words = f"-f ipv{version}"
-    parts = struct.pack("=BBH", FAMILY[version], 0, 0)
+    body = struct.pack("=BBH", FAMILY[version], 0, 0)
     original, reply = b"", b""
     compared, compared_of_reply = 0, 0
-    if begun_by:
+    if begun_by and version == 4:
         original += nested(CTA_TUPLE_IP, attribute(_SOURCE[version], begun_by.packed))
         compared |= _BY_SOURCE
         words += f" --orig-src {begun_by}"
@@ -157,40 +173,51 @@ def _which(
             compared |= _BY_DESTINATION_PORT
             words += f" --orig-port-dst {port}"
         original += nested(CTA_TUPLE_PROTO, number)
-    if replied_by:
+    if replied_by and version == 4:
         reply += nested(CTA_TUPLE_IP, attribute(_SOURCE[version], replied_by.packed))
         compared_of_reply |= _BY_SOURCE
         words += f" --reply-src {replied_by}"
-    parts += nested(CTA_TUPLE_ORIG, original) if original else b""
-    parts += nested(CTA_TUPLE_REPLY, reply) if reply else b""
+    body += nested(CTA_TUPLE_ORIG, original) if original else b""
+    body += nested(CTA_TUPLE_REPLY, reply) if reply else b""
     filters = u32(CTA_FILTER_ORIG_FLAGS, compared) + u32(CTA_FILTER_REPLY_FLAGS, compared_of_reply)
-    return parts + nested(CTA_FILTER, filters), words
+    return body + nested(CTA_FILTER, filters), words
 
 
-def _delete(nl: Socket, which: tuple[bytes, str]) -> None:
+def _delete(
+    nl: Socket,
+    which: Sequence[tuple[bytes, str]],
+    meant: Callable[[int, Address, Address, Address], bool],
+    address: Address,
+) -> None:
+    """Deletes what is meant, all of which has to do with this address: in one go where the kernel can tell it."""
     if not entries():
         return
-    body, words = which
+    if address.version == 4 and len(which) <= _DELETIONS_PER_LIST:
+        try:
+            nl.do(*[Request(IPCTNL_MSG_CT_DELETE, 0, body, f"conntrack -D {words}") for body, words in which])
+        except Refused as error:
+            # So says a kernel before 6.11, too, of a deletion that is neither of one connection nor of all.
+            if error.errno not in _NOT_UNDERSTOOD:
+                raise
+        else:
+            return
     try:
-        nl.do(Request(IPCTNL_MSG_CT_DELETE, 0, body, f"conntrack -D {words}"))
-        return
-    except Refused as error:
-        # So says a kernel before 6.11, too, of a deletion that isn't of one connection or of all.
-        if error.errno not in _NOT_UNDERSTOOD:
-            raise
-    try:
-        _delete_listed(nl, which)
+        _delete_listed(nl, which[0] if len(which) == 1 else _which(address.version), meant, address.packed)
     except Refused as error:
         if error.errno != errno.ENOPROTOOPT:
             raise
 
 
 def _delete_listed(
-    nl: Socket, which: tuple[bytes, str], meant: Callable[[int, Address, Address], bool] | None = None
+    nl: Socket,
+    which: tuple[bytes, str],
+    meant: Callable[[int, Address, Address, Address], bool],
+    containing: bytes = b"",
 ) -> None:
-    """Deletes them one by one; where `meant` is given, those that it is true of.
+    """Deletes, one by one, those that are meant.
 
-    It is told, of a connection, port and destination of the first packet, and the source of the replies.
+    `meant` is told, of a connection: port, source and destination of the packet that began it, and the source of the
+    replies. What doesn't contain these bytes isn't looked at: that takes longer than all else.
     """
     body, words = which
     version = 4 if body[0] == FAMILY[4] else 6
@@ -202,16 +229,21 @@ def _delete_listed(
         raise Refused(errno.ENOPROTOOPT, error.what, _NO_EAR) from error
     doomed = []
     for message in found:
+        if containing not in message.body:
+            continue
         told = attributes(message.body, 4)
-        if meant:
-            original, reply = attributes(told[CTA_TUPLE_ORIG]), attributes(told[CTA_TUPLE_REPLY])
-            port = int.from_bytes(attributes(original[CTA_TUPLE_PROTO])[CTA_PROTO_DST_PORT], "big")
-            destination = Address.from_packed(attributes(original[CTA_TUPLE_IP])[_DESTINATION[version]])
-            reached = Address.from_packed(attributes(reply[CTA_TUPLE_IP])[_SOURCE[version]])
-            if not meant(port, destination, reached):
-                continue
-        name = b"".join([attribute(kind | flag, told[kind]) for kind, flag in _NAME if kind in told])
-        # Gone already is fine, and so is that another has come in its place.
-        doomed.append(Request(IPCTNL_MSG_CT_DELETE, 0, body[:4] + name, f"conntrack -D {words}", fine=ABSENT))
+        original, reply = attributes(told[CTA_TUPLE_ORIG]), attributes(told[CTA_TUPLE_REPLY])
+        port = attributes(original[CTA_TUPLE_PROTO]).get(CTA_PROTO_DST_PORT, b"")  # what has none is none
+        sent, answered = attributes(original[CTA_TUPLE_IP]), attributes(reply[CTA_TUPLE_IP])
+        source, destination = (
+            Address.from_packed(sent[_SOURCE[version]]),
+            Address.from_packed(sent[_DESTINATION[version]]),
+        )
+        reached = Address.from_packed(answered[_SOURCE[version]])
+        if meant(int.from_bytes(port, "big"), source, destination, reached):
+            name = b"".join([attribute(kind | flag, told[kind]) for kind, flag in _NAME if kind in told])
+            what = f"conntrack -D -f ipv{version} --orig-src {source} --orig-dst {destination} --reply-src {reached}"
+            # Gone already is fine, and so is that another has come in its place.
+            doomed.append(Request(IPCTNL_MSG_CT_DELETE, 0, body[:4] + name, what, fine=ABSENT))
     for start in range(0, len(doomed), _BATCH):
         nl.do(*doomed[start : start + _BATCH])
