@@ -93,12 +93,14 @@ def _filter(node: Node, key: Key, wanted: Wanted) -> None:
         from cni.attach import elements
 
         elements.make(node, key, wanted)
-    for opening in wanted.openings:
-        opening.make()
+    if wanted.openings:
+        from cni.attach import openings
+
+        openings.make(node, key, wanted.openings)
     if wanted.flows:
         from cni.kernel import conntrack
 
-        conntrack.forget(node.nf, wanted.flows)
+        conntrack.forget_strays(node.nf, node.nl, wanted.flows)
 
 
 def _clear_remains(node: Node, key: Key, pod_side: sandbox.Sandbox, cookie: int) -> None:

@@ -21,6 +21,8 @@ class Call(NamedTuple):
     """CNI_NETNS; "" where a DEL has none."""
     own_netns_is_fine: bool
     """CNI_NETNS_OVERRIDE."""
+    chained: bool
+    """Whether the pod's link is another plugin's, as the previous result tells."""
     cni_version: str
     main: Main | None
     """The feature that makes the pod's link; None for a later member of a chain."""

@@ -16,7 +16,7 @@ from cni.kernel import link as links
 from cni.kernel.inet import LinkRoute
 from cni.kernel.neighbour import Neighbour
 from cni.kernel.ports import BridgePort
-from cni.kernel.sysctl import Sysctl
+from cni.kernel.sysctl import Sysctl, read
 from cni.spec.errors import CHECK_FAILED, INVALID_CONFIG, CNIError
 
 TYPE_CHECKING = False
@@ -146,6 +146,7 @@ def _of_record(node: Node, pod_side: Sandbox, old: Record) -> list[str]:
     missing += [one.make().what for one in wanted.elements if not one.find(node.nf)]
     missing += [f"{one}" for one in wanted.openings if not one.find()]
     missing += [f"link {one.name} on the node" for one in wanted.ifbs if not one.find(node.nl)]
+    missing += [f"sysctl {one}" for one in wanted.fences if read(one.path) not in (None, one.value)]
     treated = {thing.link for thing in wanted.node if isinstance(thing, BridgePort)}
     for veth in wanted.veths:
         missing += _of_port(node, veth, veth.name in treated)
@@ -165,6 +166,8 @@ def _of_switch(node: Node, switch: Switch) -> list[str]:
     if not found or found.kind != "bridge":
         return [f"bridge {name}"]
     missing = [] if found.up else [f"bridge {name} is down"]
+    if switch.bridge.promisc and not found.promisc:
+        missing.append(f"bridge {name} is not promiscuous")
     there = {address.address for address in inet.addresses(node.nl, found.ifindex)} if switch.gateways else set()
     return missing + [f"gateway address {gateway} on {name}" for gateway in switch.gateways if gateway not in there]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GROUPS: Final = (
     *("switches", "settings", "fragments", "elements", "openings", "veths", "ifbs"),
-    *("tuning", "amends", "pod", "node", "flows"),
+    *("fences", "tuning", "amends", "pod", "node", "flows"),
 )
 BEFORE: Final = "before"
 """A group that only a record has: what `amends` changes, as it was."""

@@ -171,6 +171,10 @@ def set_mtu(index: int, name: str, mtu: int) -> Request:
     return Request(RTM_SETLINK, 0, ifinfomsg(index) + u32(IFLA_MTU, mtu), f"ip link set {name} mtu {mtu}")
 
 
+def set_promisc(index: int, name: str) -> Request:
+    return Request(RTM_SETLINK, 0, ifinfomsg(index, IFF_PROMISC, IFF_PROMISC), f"ip link set {name} promisc on")
+
+
 def set_mac(index: int, name: str, mac: str) -> Request:
     return Request(
         RTM_SETLINK, 0, ifinfomsg(index) + mac_attribute(IFLA_ADDRESS, mac), f"ip link set {name} address {mac}"

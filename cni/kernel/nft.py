@@ -36,6 +36,7 @@ from cni.kernel.netlink import (
     text,
 )
 from cni.lean import NamedTuple, socket
+from cni.spec.errors import INVALID_CONFIG, CNIError
 from ipam.address import Address
 
 TYPE_CHECKING = False
@@ -174,6 +175,17 @@ NONE: Final[frozenset[int]] = frozenset()
 MISSING: Final = frozenset({errno.ENOENT})
 
 
+def require_writable(link: str) -> None:
+    """Raises CNIError 7 for a link's name that would mean something else in nft's language: it knows no escapes."""
+    for character in '"\\*':
+        if character in link:
+            raise CNIError(
+                INVALID_CONFIG,
+                f"the interface's name {link} has a {character}, which nftables can't write",
+                "rules are asked for that have to name it: rename it, or configure none of them",
+            )
+
+
 # --- encoding ---------------------------------------------------------------------------------------
 
 
@@ -194,7 +206,8 @@ def encoded(type: str, text: str) -> bytes:
 def _field(type: str, text: str) -> bytes:
     if type == "ifname":
         name = text.encode("utf-8", "surrogateescape")
-        if 0 < len(name) < IFNAME_BYTES and b"\0" not in name:
+        # nft has no way to tell of a quote, so such a name would spoil each text that it is in.
+        if 0 < len(name) < IFNAME_BYTES and b"\0" not in name and b'"' not in name:
             return name + b"\0" * (IFNAME_BYTES - len(name))
     elif type == "ipv4_addr" or type == "ipv6_addr":
         address = Address.parse(text)
@@ -210,6 +223,10 @@ def _field(type: str, text: str) -> bytes:
         octets = bytes.fromhex(text.replace(":", ""))
         if octets.hex(":") == text.lower():
             return octets
+    elif type == "integer" and text.startswith("0x") and len(text) == 34:
+        # Of a raw payload expression (`@th,64,128`), which is how nft 1.0.6 writes an address in a field that it has
+        # no name for: so of an IPv6 address's size.
+        return bytes.fromhex(text[2:])
     raise ValueError(f"{text!r} is no {type}")
 
 
@@ -237,8 +254,12 @@ def _quoted(type: str, text: str) -> str:
     """As nft takes it whatever an interface is called."""
     if "ifname" not in type:
         return text
-    pairs = zip(type.split(" . "), text.split(" . "))
-    return " . ".join([f'"{part}"' if each == "ifname" else part for each, part in pairs])
+    parts = text.split(" . ")
+    for i, each in enumerate(type.split(" . ")):
+        if each == "ifname":
+            part = parts[i]
+            parts[i] = f'"{part[:-1]}\\*"' if part[-1:] == "*" else f'"{part}"'  # without, it means: any that begins so
+    return " . ".join(parts)
 
 
 def _comment(comment: str) -> bytes:
@@ -336,13 +357,15 @@ def _batch(nl: Socket, requests: list[Request]) -> dict[int, tuple[int, str]]:
         try:
             datagram = nl.receive(what, flags)
         except OSError as error:
-            if error.errno == errno.ENOBUFS:
-                # More refusals than the socket holds, some hundred: those that it holds will do for now.
-                flags = socket.MSG_DONTWAIT
-                continue
-            if error.errno == errno.EAGAIN and refused:
-                return refused
-            raise
+            if error.errno == errno.EAGAIN:
+                if refused:
+                    return refused
+                raise NetlinkError(errno.ENOBUFS, what, "the kernel's answers got lost") from error
+            if error.errno != errno.ENOBUFS:
+                raise
+            # More refusals than the socket holds, which is some hundred: those that it holds will do for now.
+            flags = socket.MSG_DONTWAIT
+            continue
         for message in messages(datagram):
             number = message.sequence - begin - 1
             if message.type != NLMSG_ERROR or not -1 <= number < len(requests):

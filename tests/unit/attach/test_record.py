@@ -50,7 +50,7 @@ RECORDS = st.builds(
     Record,
     KEYS,
     STAGES,
-    TEXT,
+    TEXT.map(lambda path: path.replace("\0", "")),
     NUMBERS,
     NUMBERS,
     NUMBERS,

@@ -9,12 +9,15 @@ from hypothesis import strategies as st
 from cni.kernel.inet import LinkAddress, LinkRoute
 from cni.kernel.linksettings import LinkSettings, PortMtu
 from cni.kernel.neighbour import FdbEntry, Neighbour
+from cni.kernel.nft import Element
 from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
 from cni.wanted import Switch
 from ipam.address import BITS, Address, Interface, Network
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hypothesis.strategies import SearchStrategy
 
 U32 = st.integers(0, 0xFFFFFFFF)
@@ -36,16 +39,16 @@ PREFIXED = VERSIONS.flatmap(_prefixed)
 NETWORKS = PREFIXED.map(lambda prefixed: prefixed.network)
 
 VETHS = st.builds(Veth, NAMES, MACS, NAMES, MACS, U32, st.just("") | NAMES)
-BRIDGES = st.builds(Bridge, NAMES, MACS, U32)
+BRIDGES = st.builds(Bridge, NAMES, MACS, U32, st.booleans())
 UPS = st.builds(LinkUp, NAMES)
 PORTS = st.builds(BridgePort, NAMES, st.booleans(), st.booleans())
-LINK_ADDRESSES = st.builds(LinkAddress, NAMES, PREFIXED, st.booleans())
+LINK_ADDRESSES = st.builds(LinkAddress, NAMES, PREFIXED, st.booleans(), st.booleans())
 
 
 def _routes(dst: Network) -> SearchStrategy[LinkRoute]:
-    gateways = st.none() | addresses(dst.version)
+    others = st.none() | addresses(dst.version)
     scopes = st.none() | st.integers(0, 255)
-    return st.builds(LinkRoute, NAMES, st.just(dst), gateways, U32, U32, U32, st.none() | U32, scopes)
+    return st.builds(LinkRoute, NAMES, st.just(dst), others, U32, U32, U32, st.none() | U32, scopes, others)
 
 
 ROUTES = NETWORKS.flatmap(_routes)
@@ -62,4 +65,40 @@ SETTINGS = st.builds(
     st.none() | U32,
 )
 SYSCTLS = st.builds(Sysctl, NAMES.map("net/ipv4/conf/{}/arp_notify".format), st.sampled_from("012"))
-SWITCHES = st.builds(Switch, BRIDGES, st.lists(PREFIXED, max_size=3).map(tuple))
+SWITCHES = st.builds(Switch, BRIDGES, st.lists(PREFIXED, max_size=3).map(tuple), st.booleans())
+
+# By nft's word for a type, all texts that are of it. Spaces are in no interface's name, and quotes in none for us.
+FIELDS = {
+    "ifname": st.text(st.characters(exclude_categories=("Cs", "Cc", "Z"), exclude_characters='/:"'), min_size=1)
+    .map(lambda name: name.encode()[:15].decode("utf-8", "ignore"))
+    .filter(bool),
+    "ipv4_addr": addresses(4).map(str),
+    "ipv6_addr": addresses(6).map(str),
+    "ether_addr": MACS,
+    "inet_proto": st.sampled_from(("tcp", "udp", "sctp", "udplite", "icmp")) | st.integers(200, 255).map(str),
+    "inet_service": st.integers(0, 65535).map(str),
+}
+VERDICTS = st.sampled_from(("accept", "drop", "jump chain_1", "goto chain_2"))
+
+
+def typed(words: Sequence[str]) -> SearchStrategy[tuple[str, str]]:
+    """A concatenation of these types, and a text of it."""
+    return st.tuples(*[FIELDS[word] for word in words]).map(lambda texts: (" . ".join(words), " . ".join(texts)))
+
+
+TYPED = st.lists(st.sampled_from(sorted(FIELDS)), min_size=1, max_size=4).flatmap(typed)
+
+
+def _element(key: tuple[str, str], value: tuple[str, str] | None, name: str, tag: str, family: str) -> Element:
+    type, text = (f"{key[i]} : {value[i]}" if value else key[i] for i in (0, 1))
+    return Element(name, type, text, tag, family=family)
+
+
+ELEMENTS = st.builds(
+    _element,
+    TYPED,
+    st.none() | TYPED | VERDICTS.map(lambda text: ("verdict", text)),
+    st.sampled_from(("pods4", "hostports_any4")),
+    st.sampled_from(("pw0123456789abc", "")),
+    st.sampled_from(("inet", "bridge")),
+)

@@ -3,100 +3,24 @@
 from __future__ import annotations
 
 import errno
-import os
-import struct
-from collections import deque
-from typing import TYPE_CHECKING
 
 import pytest
 
 from cni.kernel import netlink
 from cni.kernel.netlink import (
     NLM_F_ACK,
-    NLM_F_ACK_TLVS,
-    NLM_F_CAPPED,
     NLM_F_DUMP,
     NLM_F_DUMP_INTR,
     NLM_F_MULTI,
-    NLMSG_DONE,
-    NLMSG_ERROR,
-    Message,
     NetlinkError,
     Request,
     Socket,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-NEWLINK = 16
-SOMEBODY = 4711
-"""A port that isn't the kernel's."""
-
-
-class Kernel:
-    """The other end of a socket: takes down what is sent, and answers what it was told to."""
-
-    def __init__(self) -> None:
-        self.sent: list[list[Message]] = []
-        """The messages of each datagram."""
-        self.answers: deque[tuple[bytes, int] | int] = deque()
-        """Datagrams with the port they come from; or error numbers of `recv`."""
-
-    def say(self, *messages: bytes, port: int = 0) -> None:
-        """Answers with one datagram."""
-        self.answers.append((b"".join(messages), port))
-
-    # What `Socket` calls:
-
-    def send(self, datagram: bytes) -> int:
-        self.sent.append(list(netlink.messages(datagram)))
-        return len(datagram)
-
-    def recvfrom(self, _size: int, _flags: int) -> tuple[bytes, tuple[int, int]]:
-        answer = self.answers.popleft() if self.answers else errno.EAGAIN  # what SO_RCVTIMEO ends in
-        if isinstance(answer, int):
-            raise OSError(answer, os.strerror(answer))
-        datagram, port = answer
-        return datagram, (port, 0)
-
-    def close(self) -> None:
-        pass
-
-
-def message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    return struct.pack("=IHHII", 16 + len(body), kind, flags, sequence, SOMEBODY) + body
-
-
-def answer(sequence: int, code: int = 0, hint: str = "") -> bytes:
-    told = netlink.text(netlink.NLMSGERR_ATTR_MSG, hint) if hint else b""
-    flags = NLM_F_CAPPED | (NLM_F_ACK_TLVS if told else 0)
-    return message(NLMSG_ERROR, flags, sequence, struct.pack("=i", -code) + bytes(16) + told)
-
-
-def thing(sequence: int, body: bytes, flags: int = 0) -> bytes:
-    return message(NEWLINK, flags, sequence, body)
-
-
-def done(sequence: int, code: int = 0, flags: int = 0) -> bytes:
-    return message(NLMSG_DONE, NLM_F_MULTI | flags, sequence, struct.pack("=i", -code))
+from tests.unit.kernel.played import NEWLINK, SOMEBODY, Kernel, answer, done, thing
 
 
 def request(what: str, fine: frozenset[int] = frozenset()) -> Request:
     return Request(NEWLINK, 0, b"body", what, fine)
-
-
-@pytest.fixture
-def kernel() -> Kernel:
-    return Kernel()
-
-
-@pytest.fixture
-def nl(kernel: Kernel) -> Iterator[Socket]:
-    with Socket() as nl:
-        nl._socket.close()
-        nl._socket = kernel  # type: ignore[assignment]  # in the real one's place
-        yield nl
 
 
 # --- do ---------------------------------------------------------------------------------------------
@@ -302,3 +226,34 @@ def test_a_request_may_be_sent_by_one_and_its_answer_read_by_another(nl: Socket,
 
     ((sent,),) = kernel.sent
     assert (sent.sequence, sent.flags & NLM_F_ACK) == (sequence, NLM_F_ACK)
+
+
+# --- messages that the caller frames ----------------------------------------------------------------
+
+
+def test_numbers_that_are_reserved_together_follow_each_other_and_are_nobody_elses(nl: Socket, kernel: Kernel) -> None:
+    first, second = nl.reserve(3), nl.reserve()
+    kernel.say(answer(5))
+
+    nl.do(request("a"))
+
+    assert second == first + 3
+    assert kernel.sent[0][0].sequence == 5
+
+
+@pytest.mark.parametrize(
+    "grants", [{netlink.SO_SNDBUFFORCE}, {7}, {7, netlink.SO_SNDBUFFORCE}], ids=["root", "user", "both"]
+)
+def test_more_than_the_buffer_holds_is_sent_by_whoever_may(nl: Socket, kernel: Kernel, grants: set[int]) -> None:
+    kernel.room, kernel.grants = 20, grants  # 7: SO_SNDBUF, asm-generic/socket.h
+
+    nl.send_framed(netlink.frame(request("a"), 1, 0) * 2, "a")
+
+    assert len(kernel.sent[0]) == 2
+
+
+def test_more_than_may_be_sent_at_once_is_an_error_that_says_so(nl: Socket, kernel: Kernel) -> None:
+    kernel.room = 19
+
+    with pytest.raises(NetlinkError, match=r"^a: 20 bytes can't be sent at once \(EMSGSIZE\)$"):
+        nl.send_framed(netlink.frame(request("a"), 1, 0), "a")
