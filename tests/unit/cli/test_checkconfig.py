@@ -62,8 +62,8 @@ def test_what_is_well_is_ok(check: Check) -> None:
         ),
         (
             {**BRIDGE, "ipam": {"type": "host-local", "subnet": "10.1.0.1/24"}},
-            "bridge: invalid range set 0: Network has host bits set. For a subnet mask of length 24 the network address "
-            "is 10.1.0.0; correct the ranges in bridge.ipam",
+            "bridge: invalid range set 0: Network has host bits set. For a subnet mask of length 24 the network "
+            "address is 10.1.0.0; correct the ranges in bridge.ipam",
         ),
         (
             {**BRIDGE, "vlan": 7},

@@ -221,7 +221,7 @@ PODWIRE = pytest.mark.skipif("podwire" not in plugins.PLUGINS, reason="lacks: th
 
 @pytest.mark.parametrize("name", OF_OURS)
 def test_what_a_parser_asks_for_is_known(name: str, asked: dict[str, set[str]]) -> None:
-    parsed(telling({"cniVersion": "1.1.0", "name": "podnet", "type": name}))
+    parsed(telling({**MINIMAL, "type": name}))
 
     common = {"valid-attachments", "attachments"}
     unknown = {key for key in asked[name] if key not in keys.PLUGINS[name] and not key.startswith("cni.dev/")}
