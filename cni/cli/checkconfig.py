@@ -47,6 +47,11 @@ def check(file: Path) -> tuple[Network | None, list[Remark]]:
     except CNIError as error:
         return None, [Remark("", _told(error).removeprefix(f"{file}: "), is_error=True)]
     remarks = list(_of_network(network))
+    types = [plugin.type for plugin in network.plugins]
+    for twice in sorted({kind for kind in types if kind in PLUGINS and types.count(kind) > 1}):
+        # An attachment is known by its plugin's name, and the second of the two has no other.
+        text = f"{twice} is in the chain twice, and the second would find its pods attached; make one of the two"
+        remarks.append(Remark("", text, is_error=True))
     for i, plugin in enumerate(network.plugins):
         place = f"plugins[{i}] ({plugin.type})" if len(network.plugins) > 1 else plugin.type
         remarks += [Remark(place, text, is_error) for text, is_error in _of_plugin(network, plugin, is_first=i == 0)]

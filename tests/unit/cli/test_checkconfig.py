@@ -120,6 +120,13 @@ def test_an_unknown_key_is_told_with_what_was_perhaps_meant(
         assert (code, len(out)) == (0, 1)
 
 
+def test_a_plugin_of_ours_that_is_there_twice_is_an_error(check: Check) -> None:
+    code, _, said = check(BRIDGE, {"type": "tuning", "mtu": 1400}, {"type": "tuning", "txQLen": 7})
+
+    assert code == 1
+    assert said == ["tuning is in the chain twice, and the second would find its pods attached; make one of the two"]
+
+
 def test_a_key_of_the_list_that_nobody_knows_is_told(check: Check) -> None:
     code, _, said = check(BRIDGE, disableGc=True, cniVersion="1.1.0", isGateway=True, disableChek=True)
 
