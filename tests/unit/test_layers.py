@@ -47,7 +47,8 @@ LAYERS = {
     "cni.__main__": "cni.lean cni.plugin cni.cli",
     # For people: not on the path of a pod, and imported by nothing that is.
     "cni.runtime": "cni.lean ipam.address cni.spec cni.key cni.invoke",
-    "cni.cli": f"{POD} cni.boot cni.attach cni.plugins cni.noaddresses cni.hostlocal cni.runtime ipam install",
+    "cni.cli": f"{POD} cni.boot cni.attach cni.plugins cni.addresses cni.noaddresses cni.hostlocal cni.runtime ipam "
+    "install",
     "install": f"{POD} cni.__main__",
     "cni": "",
 }
