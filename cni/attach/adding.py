@@ -93,8 +93,10 @@ def _filter(node: Node, key: Key, wanted: Wanted) -> None:
         from cni.attach import elements
 
         elements.make(node, key, wanted)
-    for opening in wanted.openings:
-        opening.make()
+    if wanted.openings:
+        from cni.attach import openings
+
+        openings.make(node, key, wanted.openings)
     if wanted.flows:
         from cni.kernel import conntrack
 

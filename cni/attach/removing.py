@@ -82,11 +82,10 @@ def _drop_rules(node: Node, old: Record, failures: Failures) -> None:
         with failures:
             elements.drop(node, old.key, reading.elements_of(old.objects))
     if "openings" in old.objects:
-        from cni.attach import reading
+        from cni.attach import openings, reading
 
-        for opening in reading.openings_of(old.objects):
-            with failures:
-                opening.drop()
+        with failures:
+            openings.drop(node, old.key, reading.openings_of(old.objects))
     if "flows" in old.objects:
         from cni.attach import reading
         from cni.kernel import conntrack

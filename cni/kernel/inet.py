@@ -49,6 +49,7 @@ RTA_DST: Final = 1
 RTA_OIF: Final = 4
 RTA_GATEWAY: Final = 5
 RTA_PRIORITY: Final = 6
+RTA_PREFSRC: Final = 7
 RTA_METRICS: Final = 8
 RTA_TABLE: Final = 15
 RTAX_MTU: Final = 2
@@ -57,6 +58,7 @@ RT_TABLE_MAIN: Final = 254
 IP6_RT_PRIO_USER: Final = 1024  # linux/ipv6_route.h
 RT_SCOPE_UNIVERSE: Final = 0
 RT_SCOPE_LINK: Final = 253
+RT_SCOPE_HOST: Final = 254
 RTPROT_STATIC: Final = 4
 RTPROT_RA: Final = 9
 RTN_UNSPEC: Final = 0
@@ -185,6 +187,8 @@ class LinkRoute(NamedTuple):
     priority: int = 0
     table: int | None = None
     scope: int | None = None
+    src: Address | None = None
+    """The pod's address that packets by this route bear, where their sender has chosen none."""
 
     @classmethod
     def of(cls, link: str, route: Route) -> Self:
@@ -221,6 +225,8 @@ class LinkRoute(NamedTuple):
         body += u32(RTA_OIF, index) + u32(RTA_TABLE, table)
         if self.priority:
             body += u32(RTA_PRIORITY, self.priority)
+        if self.src is not None:
+            body += attribute(RTA_PREFSRC, self.src.packed)
         metrics = (u32(RTAX_MTU, self.mtu) if self.mtu else b"") + (
             u32(RTAX_ADVMSS, self.advmss) if self.advmss else b""
         )
@@ -234,6 +240,7 @@ class LinkRoute(NamedTuple):
             "metric": self.priority or None,
             "table": self.table or None,
             "scope": self.scope,
+            "src": self.src,
             "mtu": self.mtu or None,
             "advmss": self.advmss or None,
         }
@@ -264,6 +271,7 @@ class LinkRoute(NamedTuple):
             and self.priority in (0, found.priority)
             and self.mtu in (0, found.mtu)
             and self.advmss in (0, found.advmss)
+            and self.src in (None, found.src)
             # IPv6 knows no scopes, and reports the widest.
             and (self.scope in (None, found.scope) or self.dst.version == 6)
         )
@@ -313,4 +321,5 @@ def _parse_route(message: Message, version: int) -> LinkRoute | None:
         priority=as_int(found.get(RTA_PRIORITY, b"")),
         table=as_int(found[RTA_TABLE]) if RTA_TABLE in found else table,
         scope=scope,
+        src=_address(found[RTA_PREFSRC]) if RTA_PREFSRC in found else None,
     )

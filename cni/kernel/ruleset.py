@@ -92,9 +92,9 @@ def by_library(text: str) -> bool:
     return True
 
 
-def by_command(text: str, places: Sequence[str] = PLACES) -> bool:
+def by_command(text: str, places: Sequence[str] = ()) -> bool:
     """Raises Refused, and OSError where it can't be executed."""
-    for place in places:
+    for place in places or PLACES:
         command = f"{place}/nft"
         try:
             posix.stat(command)
@@ -154,7 +154,7 @@ def refused(said: str) -> Refused:
     if first < 0:
         return Refused(errno.EINVAL, _WHAT, lines[0] or "it failed without a word")
     # What it then guesses to have been meant is of use to who types, and no name in our rules is misspelt.
-    wrong = lines[first].partition("Error: ")[2].partition("; did you mean")[0]
+    wrong = lines[first].partition("Error: ")[2].removeprefix("Could not process rule: ").partition("; did you mean")[0]
     line, marks = lines[first + 1 : first + 3]
     code = next((code for code in errno.errorcode if posix.strerror(code) in wrong), errno.EINVAL)
     hint = f"{wrong} in {shown(line.strip())}" if line else wrong

@@ -23,6 +23,10 @@ class Kernel:
         """The messages of each datagram."""
         self.answers: deque[tuple[bytes, int] | int] = deque()
         """Datagrams with the port they come from; or error numbers of `recv`."""
+        self.room = 1 << 30
+        """Bytes of the largest datagram that it takes."""
+        self.grants: set[int] = set()
+        """Options by which it may be asked for more."""
 
     def say(self, *messages: bytes, port: int = 0) -> None:
         """Answers with one datagram."""
@@ -30,7 +34,14 @@ class Kernel:
 
     # What `Socket` calls:
 
+    def setsockopt(self, _level: int, option: int, value: int) -> None:
+        if option not in self.grants:
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        self.room = value
+
     def send(self, datagram: bytes) -> int:
+        if len(datagram) > self.room:
+            raise OSError(errno.EMSGSIZE, os.strerror(errno.EMSGSIZE))
         self.sent.append(list(netlink.messages(datagram)))
         return len(datagram)
 

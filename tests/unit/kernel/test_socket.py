@@ -226,3 +226,34 @@ def test_a_request_may_be_sent_by_one_and_its_answer_read_by_another(nl: Socket,
 
     ((sent,),) = kernel.sent
     assert (sent.sequence, sent.flags & NLM_F_ACK) == (sequence, NLM_F_ACK)
+
+
+# --- messages that the caller frames ----------------------------------------------------------------
+
+
+def test_numbers_that_are_reserved_together_follow_each_other_and_are_nobody_elses(nl: Socket, kernel: Kernel) -> None:
+    first, second = nl.reserve(3), nl.reserve()
+    kernel.say(answer(5))
+
+    nl.do(request("a"))
+
+    assert second == first + 3
+    assert kernel.sent[0][0].sequence == 5
+
+
+@pytest.mark.parametrize(
+    "grants", [{netlink.SO_SNDBUFFORCE}, {7}, {7, netlink.SO_SNDBUFFORCE}], ids=["root", "user", "both"]
+)
+def test_more_than_the_buffer_holds_is_sent_by_whoever_may(nl: Socket, kernel: Kernel, grants: set[int]) -> None:
+    kernel.room, kernel.grants = 20, grants  # 7: SO_SNDBUF, asm-generic/socket.h
+
+    nl.send_framed(netlink.frame(request("a"), 1, 0) * 2, "a")
+
+    assert len(kernel.sent[0]) == 2
+
+
+def test_more_than_may_be_sent_at_once_is_an_error_that_says_so(nl: Socket, kernel: Kernel) -> None:
+    kernel.room = 19
+
+    with pytest.raises(NetlinkError, match=r"^a: 20 bytes can't be sent at once \(EMSGSIZE\)$"):
+        nl.send_framed(netlink.frame(request("a"), 1, 0), "a")
