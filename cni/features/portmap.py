@@ -149,7 +149,7 @@ class PortMapFeature(NamedTuple):
         keys.integer("markMasqBit", least=0, most=31)  # of no effect: no packets are marked
         conditions: tuple[tuple[int, str], ...] = ()
         if keys.has("conditionsV4") or keys.has("conditionsV6"):
-            from cni.features import portconditions
+            from cni import portconditions
 
             conditions = portconditions.parse(keys)
         return cls(
@@ -173,7 +173,7 @@ class PortMapFeature(NamedTuple):
         suffixes: dict[int, str] = {}
         fragments: list[Fragment] = []
         if self.conditions:
-            from cni.features import portconditions
+            from cni import portconditions
 
             suffixes = {version: portconditions.suffix(version, text) for version, text in self.conditions}
             fragments = [portconditions.fragment(version, text) for version, text in self.conditions]
