@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from cni.attach import claims, elements, reading, record
 from cni.kernel import nft, nftlist, ruleset
+from cni.key import Key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from cni.attach.node import Node
-    from cni.kernel.nft import Element, Fragment
-    from cni.key import Key
+    from cni.kernel.nft import Claim, Element, Fragment
 
 
 def complete(node: Node, families: Iterable[str], fragments: Sequence[Fragment]) -> None:
@@ -64,6 +64,24 @@ def repair(node: Node) -> None:
         with node.rules_lock(shared=False):
             if not elements.are_current(node, families):
                 restore(node)
+
+
+def left_by(node: Node, lost: Iterable[tuple[str, Claim]]) -> list[Element]:
+    """What may be there yet of what dead attachments had, until somebody else claimed it: (owner, claim).
+
+    Of one that no record lists the elements of, all that bears its tag, since nobody else will take it away.
+    """
+    found: list[Element] = []
+    for owner, claim in lost:
+        key = Key.parse(owner)
+        old = node.records.read(key) if key else None
+        if old:
+            found += [one for one in reading.elements_of(old.objects) if one.claim == claim]
+        elif key:
+            found += [
+                one for family in node.tables() for one in nftlist.elements(node.nf, family) if one.tag == key.tag
+            ]
+    return found
 
 
 def drop_tagged(node: Node, key: Key) -> None:
