@@ -243,6 +243,43 @@ def test_elements_whose_table_somebody_else_took_are_gone_too(netns: Path, nl: S
     assert rulesets.elements(netns) == set()
 
 
+@pytest.fixture
+def taken_after_the_first_try(netns: Path, nl: Socket, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Somebody takes all tables when a transaction was tried once; returned are the sizes of what is sent."""
+    sent: list[int] = []
+    send = nl.send_framed
+
+    def meddle(datagram: bytes, what: str) -> None:
+        if sent:
+            namespaces.shell(netns, "nft flush ruleset")
+        sent.append(len(datagram))
+        send(datagram, what)
+
+    monkeypatch.setattr(nl, "send_framed", meddle)
+    return sent
+
+
+def test_elements_whose_table_goes_between_two_tries_are_gone_too(
+    netns: Path, nl: Socket, taken_after_the_first_try: list[int]
+) -> None:
+    requests = [one.drop() for one in pods(3)]
+    rulesets.load(netns, pods(3)[1].line())
+
+    assert set(transact(nl, requests)) == set(requests)
+
+    assert len(taken_after_the_first_try) == 2
+
+
+def test_an_element_whose_table_goes_between_two_tries_is_an_error(
+    nl: Socket, taken_after_the_first_try: list[int]
+) -> None:
+    with pytest.raises(NetlinkError) as caught:
+        transact(nl, [PORT.drop(), POD.make()])
+
+    assert (caught.value.errno, caught.value.what) == (errno.ENOENT, POD.make().what)
+    assert len(taken_after_the_first_try) == 2
+
+
 def test_an_element_whose_set_is_missing_is_an_error(netns: Path, nl: Socket) -> None:
     namespaces.shell(netns, "nft flush ruleset")
 
