@@ -9,10 +9,10 @@ SESSION := $(PYTHON_VENV) -m tests.session
 QUICK := tests/unit tests/kernel
 SLOWER := $(wildcard tests/verbs tests/faults tests/node)
 
-.PHONY: help deps bin lint check test test-vm demo bench bench-ipam clean
+.PHONY: help deps bin lint check test test-vm demo bench bench-kubernetes bench-ipam clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | while read -r target text; do printf '  make %-10s %s\n' "$$target" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.* ## /\1\t/p' $(MAKEFILE_LIST) | while read -r target text; do printf '  make %-16s %s\n' "$$target" "$$text"; done
 
 deps: ## get what is missing: system packages (apt, as root) and .venv
 	@tests/deps.sh lint check test demo bench
@@ -39,8 +39,12 @@ test-vm: .need/test-vm .need/kernel .venv/ready ## tests on Linux 6.1, the oldes
 demo: .need/demo bin ## two pods on one node talk to each other; nothing is left
 	bin/podwire demo
 
-bench: .need/bench .venv/ready bin ## ours against the reference plugins, side by side
+bench: .need/bench .venv/ready bin ## ours against the reference plugins, side by side (under 10 minutes)
 	$(PYTHON_VENV) -m bench $(ARGS)
+	$(PYTHON_VENV) -m bench.kubernetes $(ARGS)
+
+bench-kubernetes: .need/bench .venv/ready bin ## of that, the second half: all of a Kubernetes pod's network
+	$(PYTHON_VENV) -m bench.kubernetes $(ARGS)
 
 bench-ipam: .need/bench .venv/ready bin ## host-local with up to 60,000 reservations, ours and the reference's
 	$(PYTHON_VENV) -m bench.ipam $(ARGS)

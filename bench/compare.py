@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bench.node import Churn, Remote, Round
+from bench.node import Churn, Remote, Round, Setup
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,7 +56,8 @@ def compare(
     """Bridge + host-local of both plugin directories, in that order; `standing` pods stay on each node all the time."""
     pods = max((plan.pods, *plan.lanes))
     sides = Side([], [], [], {}), Side([], [], [], {})
-    with Remote(ours, pods, subnets) as our_node, Remote(theirs, pods, subnets) as their_node:
+    ours_on, theirs_on = (Remote(Setup.bridge(plugins, subnets), pods) for plugins in (ours, theirs))
+    with ours_on as our_node, theirs_on as their_node:
         both = (our_node, sides[0]), (their_node, sides[1])
 
         def turns(count: int) -> Iterator[tuple[Remote, Side]]:
@@ -64,9 +65,8 @@ def compare(
                 yield from both if n % 2 else reversed(both)
 
         for node, _ in both:
+            node.warm_up(plan.pods)
             node.populate(standing)
-            node.round(1)
-            node.round(plan.pods)
         progress(f"{plan.rounds} rounds of one pod")
         for node, side in turns(plan.rounds):
             side.single.append(node.round(1))

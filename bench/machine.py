@@ -8,6 +8,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
+from cni.cli import throwaway
+
 
 def facts() -> list[tuple[str, str]]:
     load = os.getloadavg()[0]
@@ -18,6 +20,15 @@ def facts() -> list[tuple[str, str]]:
         ("Reference plugins", _debian("containernetworking-plugins")),
         ("pyroute2", metadata.version("pyroute2")),
     ]
+
+
+def version_of(*command: str) -> str:
+    """The first line of what a program says of its version."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=throwaway.environment())
+    except FileNotFoundError:
+        return "absent"
+    return done.stdout.partition("\n")[0].removeprefix(f"{command[0]} ") or "of unknown version"
 
 
 def _processor() -> str:

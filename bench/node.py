@@ -17,15 +17,22 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeVar
 
+from bench import iperf, standing
 from bench.launch import Call, Crowd, Failed
 from cni.cli import throwaway
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+
+T = TypeVar("T")
+
+Steps = Generator[Call, bytes, T]
+"""Calls one after the other, each made with the answers to those before it."""
 
 BRIDGE = "cni0"
 CNI_VERSION = "1.0.0"  # the newest that Debian 12's plugins and containerd 1.6 and 1.7 know
@@ -60,48 +67,129 @@ class Churn:
     """Until no process was left: an implementation that lets work pile up has to wait for it here."""
 
 
-def network(subnets: Sequence[str]) -> dict[str, Any]:
-    """The configuration that both sides get, as a runtime passes it."""
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """Whose plugins one side calls, and for which network."""
+
+    plugins: str
+    """CNI_PATH."""
+    conflist: Mapping[str, Any]
+    rules_at_once: bool = False
+    """Whether pods that stay get their rules by `bench.standing`."""
+
+    @classmethod
+    def bridge(cls, plugins: Path, subnets: Sequence[str]) -> Setup:
+        """A bridge that is the pods' gateway, by one plugin."""
+        plugin = {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipam": host_local(subnets)}
+        return cls(str(plugins), conflist(plugin))
+
+
+def conflist(*members: Mapping[str, Any]) -> dict[str, Any]:
+    return {"cniVersion": CNI_VERSION, "name": "bench", "plugins": list(members)}
+
+
+def host_local(subnets: Sequence[str]) -> dict[str, Any]:
     everywhere = {4: "0.0.0.0/0", 6: "::/0"}
     return {
-        "cniVersion": CNI_VERSION,
-        "name": "bench",
-        "type": "bridge",
-        "bridge": BRIDGE,
-        "isGateway": True,
-        "ipam": {
-            "type": "host-local",
-            "ranges": [[{"subnet": subnet}] for subnet in subnets],
-            "routes": [{"dst": everywhere[6 if ":" in subnet else 4]} for subnet in subnets],
-            "dataDir": "/run/bench/networks",
+        "type": "host-local",
+        "ranges": [[{"subnet": subnet}] for subnet in subnets],
+        "routes": [{"dst": everywhere[6 if ":" in subnet else 4]} for subnet in subnets],
+        "dataDir": "/run/bench/networks",
+    }
+
+
+def told(pod: int) -> dict[str, object]:
+    """What a runtime tells plugins that ask for it, by capability: a port of the node's, and limits both ways."""
+    return {
+        "portMappings": [{"hostPort": _host_port(pod), "containerPort": 80, "protocol": "tcp"}],
+        "bandwidth": {
+            "ingressRate": 100_000_000,
+            "ingressBurst": 10_000_000,
+            "egressRate": 100_000_000,
+            "egressBurst": 10_000_000,
         },
     }
+
+
+def _host_port(pod: int) -> int:
+    return 20_000 + pod
+
+
+def _container_id(container: int) -> str:
+    return f"{container:064x}"
+
+
+class Added(NamedTuple):
+    """What a runtime remembers of an ADD."""
+
+    pod: int
+    container: int
+    result: Mapping[str, Any]
+
+    @property
+    def address(self) -> str:
+        return str(self.result["ips"][0]["address"]).partition("/")[0]
 
 
 class Node:
     """Inside: the pods, and the plugins' verbs for them."""
 
-    def __init__(self, plugins: Path, pods: int, subnets: Sequence[str]) -> None:
+    def __init__(self, setup: Setup, pods: int) -> None:
         """`pods` come and go; see `populate` for those that stay."""
-        self._argv = (str(plugins / "bridge"),)
-        self._path = str(plugins)
-        self._network = network(subnets)
+        self._setup = setup
+        self._members: list[dict[str, Any]] = setup.conflist["plugins"]
         self._pods = [throwaway.make_netns(f"pod{n}") for n in range(pods)]
         self._count = 0
+        self._residents = list[Added]()
         self._stay = set[str]()
+        """Links that no pod takes along when it goes."""
 
     def populate(self, pods: int) -> None:
         """Adds pods that stay, in namespaces of their own: what comes and goes finds a node at work."""
-        for n in range(pods):
-            self._pods.append(throwaway.make_netns(f"stays{n}"))
-            self._together([self.add_call(len(self._pods) - 1)], frugal=False)
+        new = range(len(self._pods), len(self._pods) + pods)
+        self._pods += [throwaway.make_netns(f"stays{n}") for n in new]
+        at_once = pods > 1 and self._setup.rules_at_once
+        added = self._populate_with_rules(new) if at_once else self._in_lanes(self._adding(n) for n in new)
+        self._residents += sorted(added, key=lambda one: one.pod)
+        self._stay = self._links()
+
+    def _populate_with_rules(self, new: Sequence[int]) -> list[Added]:
+        (model,) = self._in_lanes([self._adding(new[0])])
+        without = [{**member, "ipMasq": False} for member in self._members if member["type"] != "portmap"]
+        others = self._in_lanes(self._adding(n, without) for n in new[1:])
+        standing.multiply(self._bearer(model), [self._bearer(other) for other in others])
+        return [model, *others]
+
+    def _bearer(self, added: Added) -> standing.Bearer:
+        name, container_id = self._setup.conflist["name"], _container_id(added.container)
+        return standing.Bearer(name, container_id, added.address, _host_port(added.pod))
+
+    def _in_lanes(self, walks: Iterable[Steps[T]], lanes: int = 2) -> list[T]:
+        """Not measured, and so a few at a time."""
+        crowd, ends, left = Crowd(), list[T](), iter(walks)
+
+        def lane() -> Steps[None]:
+            for walk in left:
+                ends.append((yield from walk))
+
+        _walk(crowd, [lane() for _ in range(lanes)])
+        crowd.settle()
+        return ends
+
+    def warm_up(self, pods: int) -> None:
+        """A round that isn't looked at: what it leaves (a bridge) is what happens once in a node's life."""
+        self._round(1, frugal=False)
+        self._round(pods, frugal=False)
         self._stay = self._links()
 
     def round(self, pods: int, *, frugal: bool = False) -> Round:
-        adds = [self.add_call(pod) for pod in range(pods)]
-        add, results = self._together(adds, frugal=frugal)
-        delete, _ = self._together([self.delete_call(*added) for added in zip(adds, results)], frugal=frugal)
+        found = self._round(pods, frugal=frugal)
         self._require_clean()
+        return found
+
+    def _round(self, pods: int, *, frugal: bool) -> Round:
+        add, added = self._together([self._adding(pod) for pod in range(pods)], frugal=frugal)
+        delete, _ = self._together([self._deleting(one) for one in added], frugal=frugal)
         return Round(add, delete)
 
     def churn(self, seconds: float, lanes: int) -> Churn:
@@ -109,81 +197,114 @@ class Node:
         done = 0
         started_ns = time.monotonic_ns()
         deadline_ns = started_ns + round(seconds * 1e9)
-        # Each lane is a pod's namespace: an ADD in it is followed by its DEL, and that by the next ADD.
-        adding: dict[int, tuple[int, Call]] = {}
-        deleting: dict[int, int] = {}
 
-        def begin(pod: int) -> None:
-            call = self.add_call(pod)
-            adding[crowd.start(call)] = pod, call
-
-        for pod in range(lanes):
-            begin(pod)
-        while adding or deleting:
-            number, answer = crowd.next()
-            if number in adding:
-                pod, call = adding.pop(number)
-                deleting[crowd.start(self.delete_call(call, answer))] = pod
-            else:
-                pod = deleting.pop(number)
+        def lane(pod: int) -> Steps[None]:
+            nonlocal done
+            while time.monotonic_ns() < deadline_ns:
+                added = yield from self._adding(pod)
+                yield from self._deleting(added)
                 done += 1
-                if time.monotonic_ns() < deadline_ns:
-                    begin(pod)
+
+        _walk(crowd, [lane(pod) for pod in range(lanes)])
         crowd.settle()
         elapsed_ns = time.monotonic_ns() - started_ns
         self._require_clean()
         return Churn(done, elapsed_ns)
 
-    def _together(self, calls: Sequence[Call], *, frugal: bool) -> tuple[Sample, list[bytes]]:
+    def traffic(self, seconds: int, omit: int = 0) -> float:
+        """Bits per second by one TCP connection between the first two pods that stay."""
+        client, server = self._residents[:2]
+        return iperf.tcp(self._pods[client.pod], self._pods[server.pod], server.address, seconds, omit)
+
+    def _together(self, walks: Sequence[Steps[T]], *, frugal: bool) -> tuple[Sample, list[T]]:
         crowd = Crowd(frugal=frugal)
-        answers: dict[int, bytes] = {}
         started_ns = time.monotonic_ns()
-        for call in calls:
-            crowd.start(call)
-        for _ in calls:
-            number, answer = crowd.next()
-            answers[number] = answer
+        ends = _walk(crowd, walks)
         answered_ns = time.monotonic_ns() - started_ns
         cost = crowd.settle()
         settled_ns = time.monotonic_ns() - started_ns
-        sample = Sample(answered_ns, settled_ns, cost.cpu_ns, cost.peak_rss_kib)
-        return sample, [answers[number] for number in sorted(answers)]
+        return Sample(answered_ns, settled_ns, cost.cpu_ns, cost.peak_rss_kib), ends
+
+    def _adding(self, pod: int, members: Sequence[Mapping[str, Any]] = ()) -> Steps[Added]:
+        """ADD of a new container that lives in that pod's namespace, as libcni does it: plugin by plugin."""
+        self._count += 1
+        container = self._count
+        result: dict[str, Any] = {}
+        for member in members or self._members:
+            result = json.loads((yield self._call("ADD", member, Added(pod, container, result))))
+        return Added(pod, container, result)
+
+    def _deleting(self, added: Added) -> Steps[None]:
+        for member in reversed(self._members):
+            yield self._call("DEL", member, added)
 
     def add_call(self, pod: int) -> Call:
-        """ADD of a new container that lives in that pod's namespace."""
-        self._count += 1
-        environ = {
-            "PATH": throwaway.PATH,
-            "CNI_COMMAND": "ADD",
-            "CNI_CONTAINERID": f"{self._count:064x}",
-            "CNI_NETNS": str(self._pods[pod]),
-            "CNI_IFNAME": "eth0",
-            "CNI_PATH": self._path,
-            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod{self._count}",
-        }
-        return Call(self._argv, environ, json.dumps(self._network).encode())
+        """The first plugin's part of an ADD."""
+        return next(self._adding(pod))
 
     def delete_call(self, added: Call, result: bytes) -> Call:
-        stdin = json.dumps({**self._network, "prevResult": json.loads(result)}).encode()
+        """DEL of what one call has added."""
+        stdin = json.dumps({**json.loads(added.stdin), "prevResult": json.loads(result)}).encode()
         return Call(added.argv, {**added.environ, "CNI_COMMAND": "DEL"}, stdin)
 
+    def _call(self, command: str, member: Mapping[str, Any], about: Added) -> Call:
+        environ = {
+            "PATH": throwaway.PATH,
+            "CNI_COMMAND": command,
+            "CNI_CONTAINERID": _container_id(about.container),
+            "CNI_NETNS": str(self._pods[about.pod]),
+            "CNI_IFNAME": "eth0",
+            "CNI_PATH": self._setup.plugins,
+            "CNI_ARGS": f"IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=pod{about.container}",
+        }
+        asked = member.get("capabilities", {})
+        runtime = {key: value for key, value in told(about.pod).items() if asked.get(key)}
+        config = {
+            **member,
+            **{key: self._setup.conflist[key] for key in ("cniVersion", "name")},
+            **({"runtimeConfig": runtime} if runtime else {}),
+            **({"prevResult": about.result} if about.result else {}),
+        }
+        return Call((f"{self._setup.plugins}/{member['type']}",), environ, json.dumps(config).encode())
+
     def _require_clean(self) -> None:
-        """Settled must mean gone: of all pods nothing may be left on the node. (The bridge stays, on either side.)"""
+        """Settled must mean gone: of the pods that come and go nothing may be left on the node."""
         left = self._links() - self._stay
         if left:
             raise Failed(f"after DEL the node still has {', '.join(sorted(left))}")
 
     def _links(self) -> set[str]:
-        return {name for _, name in socket.if_nameindex()} - {"lo", BRIDGE}
+        return {name for _, name in socket.if_nameindex()}
+
+
+def _walk(crowd: Crowd, walks: Sequence[Steps[T]]) -> list[T]:
+    """Takes every walk to its end, a step of each at a time: what each returned."""
+    running: dict[int, tuple[int, Steps[T]]] = {}
+    ends: dict[int, T] = {}
+
+    def step(number: int, walk: Steps[T], answer: bytes | None) -> None:
+        try:
+            call = next(walk) if answer is None else walk.send(answer)
+        except StopIteration as end:
+            ends[number] = end.value
+        else:
+            running[crowd.start(call)] = number, walk
+
+    for number, walk in enumerate(walks):
+        step(number, walk, None)
+    while running:
+        started, answer = crowd.next()
+        step(*running.pop(started), answer)
+    return [ends[number] for number in range(len(walks))]
 
 
 class Remote:
     """Outside: the handle of a node. A context manager; leaving it takes the node away."""
 
-    def __init__(self, plugins: Path, pods: int, subnets: Sequence[str]) -> None:
-        where = [str(plugins), str(pods), *subnets]
+    def __init__(self, setup: Setup, pods: int) -> None:
+        what = json.dumps({"setup": asdict(setup), "pods": pods})
         self._child = subprocess.Popen(
-            [*throwaway.command(), sys.executable, "-m", "bench.node", *where],
+            [*throwaway.command(), sys.executable, "-m", "bench.node", what],
             env=throwaway.environment(),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -199,6 +320,14 @@ class Remote:
 
     def populate(self, pods: int) -> None:
         self._ask("populate", pods=pods)
+
+    def traffic(self, seconds: int, omit: int = 0) -> float:
+        """Bits per second, of a node with two pods that stay."""
+        return float(self._ask("traffic", seconds=seconds, omit=omit)["bits_per_s"])
+
+    def warm_up(self, pods: int) -> None:
+        """A round of one pod and a round of these, to begin with."""
+        self._ask("warm_up", pods=pods)
 
     def _ask(self, verb: str, **arguments: object) -> Any:
         assert self._child.stdin is not None
@@ -221,10 +350,10 @@ class Remote:
 
 
 def main(argv: Sequence[str]) -> int:
-    """The process inside: PLUGINS PODS SUBNET..., then one line per request on stdin, one per answer on stdout."""
-    plugins, pods, *subnets = argv
+    """The process inside: what for, as JSON, then one line per request on stdin, one per answer on stdout."""
+    what = json.loads(argv[0])
     throwaway.furnish()
-    node = Node(Path(plugins), int(pods), subnets)
+    node = Node(Setup(**what["setup"]), what["pods"])
     gc.disable()  # a collection in the middle of a measurement would be ours, not the plugin's
     for line in sys.stdin:
         verb, arguments = json.loads(line)
@@ -237,6 +366,11 @@ def main(argv: Sequence[str]) -> int:
                     answer = asdict(node.churn(**arguments))
                 case "populate":
                     node.populate(**arguments)
+                    answer = {}
+                case "traffic":
+                    answer = {"bits_per_s": node.traffic(**arguments)}
+                case "warm_up":
+                    node.warm_up(**arguments)
                     answer = {}
                 case _:
                     raise ValueError(f"no such request: {verb}")

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.launch import Call, time_ns
-from bench.node import Node
+from bench.node import Node, Setup
 from cni.cli import throwaway
 from install.executable import pinned
 
@@ -124,8 +124,8 @@ def main(argv: Sequence[str]) -> int:
     plugins, rounds, *subnets = argv
     executable = Path(plugins, "bridge")
     throwaway.furnish()
-    node = Node(Path(plugins), 1, subnets)
-    node.round(1)
+    node = Node(Setup.bridge(Path(plugins), subnets), 1)
+    node.warm_up(1)
     header = Header(executable)
     only_shell = Path("/run/bench-shell")
     only_shell.write_bytes(pinned(executable.read_bytes(), "/bin/true"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from cni import skeleton
 from cni.key import Key
 from cni.lean import dumps, loads, posix
-from cni.plugins import HOST_LOCAL, NAMES, PLUGINS
+from cni.plugins import HOST_LOCAL, NAMES, PLUGINS, supported
 from cni.spec import versions
 from cni.spec.errors import (
     INTERNAL,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from cni.attach.call import Call
     from cni.attach.node import Node
+    from cni.plugins import Plugin
     from cni.spec.result import Result
     from cni.wanted import Addresses, Feature, Main
 
@@ -44,12 +45,13 @@ def main(argv0: str, environ: Mapping[str, str], stdin: int, stdout: int, stderr
     config = b""
     try:
         if environ.get("CNI_COMMAND") == "VERSION":
-            _write(stdout, _version(stdin))
+            _write(stdout, _version(stdin, supported(_base(argv0))))
             return 0
         request = Request.parse(environ)
         config = read_stdin(stdin)
         # A DEL goes by its record, and needs the rest of its configuration only where there is none.
-        conf = NetConf.begun(config) if request.command == "DEL" else NetConf.parse(config)
+        read = NetConf.begun if request.command == "DEL" else NetConf.parse
+        conf = read(config, supported(_base(argv0)))
         version = conf.cni_version
         request.require_known()
         versions.require_command(request.command, version)
@@ -138,8 +140,7 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
             request,
             whole,
             addresses.of_leaving(whole, request.args, request.path, node.boot, environ, data_dir),
-            # What is on the node is found by its tag, without the code that knows why it is there.
-            (None, ()) if plugin.recorded else plugin.features(whole, request.args),
+            _leaving(plugin, whole, request.args),
         )
 
     if plugin.recorded:
@@ -151,6 +152,18 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
         from cni.attach import inside
 
         inside.delete(node, call())
+
+
+def _leaving(plugin: Plugin, conf: NetConf, args: str) -> tuple[Main | None, tuple[Feature, ...]]:
+    """What a DEL without a record has to know of features. What is on the node is found by its tag, without the code
+    that knows why it is there; but what a chained plugin wrote into the rules of others bears none."""
+    if plugin.recorded and not plugin.chained:
+        return None, ()
+    try:
+        return plugin.features(conf, args)
+    except CNIError:
+        # Whatever the configuration says by now, the pod has to go.
+        return None, ()
 
 
 def _attach(
@@ -216,6 +229,7 @@ def _call(
         key=key,
         netns=request.netns,
         own_netns_is_fine=request.netns_override,
+        chained=plugin.chained,
         cni_version=conf.cni_version,
         main=features[0],
         features=features[1],
@@ -232,7 +246,7 @@ def _departed(node: Node, network: str) -> frozenset[tuple[str, str]]:
 
 
 def _name(argv0: str) -> str:
-    name = argv0.rpartition("/")[2]
+    name = _base(argv0)
     if name not in NAMES:
         raise CNIError(
             INVALID_CONFIG,
@@ -242,7 +256,11 @@ def _name(argv0: str) -> str:
     return name
 
 
-def _version(stdin: int) -> str:
+def _base(argv0: str) -> str:
+    return argv0.rpartition("/")[2]
+
+
+def _version(stdin: int, spoken_here: tuple[str, ...]) -> str:
     """The answer to VERSION, in the version that was asked in where that can be known."""
     asked = versions.CURRENT
     # A person at a terminal has nothing to say on stdin.
@@ -251,9 +269,9 @@ def _version(stdin: int) -> str:
             told = loads(read_stdin(stdin))
         except (CNIError, ValueError):
             told = None
-        if isinstance(told, dict) and told.get("cniVersion") in versions.SUPPORTED:
+        if isinstance(told, dict) and told.get("cniVersion") in spoken_here:
             asked = told["cniVersion"]
-    return dumps({"cniVersion": asked, "supportedVersions": list(versions.SUPPORTED)})
+    return dumps({"cniVersion": asked, "supportedVersions": list(spoken_here)})
 
 
 def _write(fd: int, document: str) -> None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cni.kernel.conntrack import Flow
     from cni.kernel.inet import LinkAddress, LinkRoute
     from cni.kernel.link import Link
-    from cni.kernel.linksettings import LinkSettings
+    from cni.kernel.linksettings import LinkSettings, PortMtu
     from cni.kernel.neighbour import FdbEntry, Neighbour
     from cni.kernel.netlink import Request, Socket
     from cni.kernel.nft import Element, Fragment
@@ -56,6 +56,8 @@ class Switch(NamedTuple):
 
     bridge: Bridge
     gateways: tuple[Prefixed, ...]
+    force: bool = False
+    """Other gateway addresses go from it even if attachments use them."""
 
 
 class Wanted(NamedTuple):
@@ -72,6 +74,9 @@ class Wanted(NamedTuple):
     """In what belongs to others: where their firewall would drop the pod's packets."""
     veths: tuple[Veth, ...] = ()
     ifbs: tuple[Ifb, ...] = ()
+    fences: tuple[Sysctl, ...] = ()
+    """Of the node, on links that go with the attachment: against what the pod could do to it, so made before the pod's
+    end is up. A kernel that lacks such a setting is in no such danger."""
     tuning: tuple[Sysctl, ...] = ()
     """Of the pod, on a link that goes with the attachment."""
     amends: tuple[Sysctl | LinkSettings, ...] = ()
@@ -83,7 +88,7 @@ class Wanted(NamedTuple):
     interfaces: tuple[Interface, ...] = ()
     """Of the result; addresses point into them."""
     amended: tuple[Interface, ...] = ()
-    """Interfaces of the previous result as we leave them: each takes the place of the one with its name and sandbox."""
+    """What is new of interfaces in the previous result, found by name and sandbox: their MAC and MTU, where said."""
     ips: tuple[IPConfig, ...] = ()
     routes: tuple[Route, ...] = ()
     reported: tuple[str, ...] = ()
@@ -103,6 +108,7 @@ class Wanted(NamedTuple):
             self.openings + moved.openings,
             self.veths + moved.veths,
             self.ifbs + moved.ifbs,
+            self.fences + moved.fences,
             self.tuning + moved.tuning,
             self.amends + moved.amends,
             self.pod + moved.pod,
@@ -130,10 +136,15 @@ if TYPE_CHECKING:
 
         def find(self, nl: Socket, index: int) -> bool: ...
 
-    NodeObject = BridgePort | FdbEntry | Neighbour | LinkRoute | LinkAddress | IngressQdisc | TokenBucket | Redirect
+    Queueing = IngressQdisc | TokenBucket | Redirect
+    NodeObject = BridgePort | FdbEntry | Neighbour | LinkRoute | LinkAddress | PortMtu | Queueing
 
     class Opening(Protocol):
-        """Something in another's firewall that lets the pod's packets pass. Raises Refused."""
+        """Something in another's firewall that lets the pod's packets pass. Raises Refused, CNIError."""
+
+        @property
+        def resource(self) -> str:
+            """What is opened, as part of a file's name. What several attachments want goes with the last of them."""
 
         def make(self) -> None:
             """There already is fine."""

@@ -39,7 +39,7 @@ CALLS = {
     "DEL": (*_EITHER, "cni.attach.removing", "cni.kernel.neighbour"),
 }
 """What the calls that a pod waits for import, besides what these modules import in turn."""
-NAMES = ("podwire", "bridge", "loopback", "host-local")
+NAMES = ("podwire", "bridge", "ptp", "loopback", "host-local", "portmap", "firewall", "tuning")
 """What a complete CNI bin directory has."""
 
 COMPILED = "compiled/"

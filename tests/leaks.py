@@ -25,6 +25,8 @@ PATIENCE_S = 3.0
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 WATCHED = ("/run", "/var/lib")
+LOCKS = frozenset({"/run/xtables.lock"})
+"""Lock files that programs of others make and never remove."""
 
 
 class Traces(NamedTuple):
@@ -117,7 +119,7 @@ def _files() -> list[str]:
     for top in WATCHED:
         for folder, folders, files in os.walk(top):
             found += [os.path.join(folder, name) for name in [*folders, *files]]
-    return found
+    return [path for path in found if path not in LOCKS]
 
 
 def _mounts() -> list[str]:

@@ -41,6 +41,46 @@ def held() -> Iterator[Path]:
         holder.stdin.close()
 
 
+class Crowd:
+    """Many empty network namespaces at little cost: open files of this process, where `held` has a process for each.
+
+    Each has a path in `folder`, which is a symlink: `end` takes that away first, so that a path never leads elsewhere.
+    A context manager; leaving it ends all.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._fds: dict[Path, int] = {}
+
+    def __enter__(self) -> Crowd:
+        self._folder.mkdir(exist_ok=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for path in list(self._fds):
+            self.end(path)
+
+    def make(self, name: str) -> Path:
+        path = self._folder / name
+        # A thread that unshares and ends: what keeps the namespace is the file that it opened meanwhile.
+        fd = _in_thread(_new_namespace, f"makes {name}")
+        self._fds[path] = fd
+        path.symlink_to(f"/proc/{os.getpid()}/fd/{fd}")
+        return path
+
+    def end(self, path: Path) -> None:
+        """Its path is gone when this returns; the kernel takes the namespace itself apart a moment later."""
+        path.unlink()
+        os.close(self._fds.pop(path))
+
+
+def _new_namespace() -> int:
+    if _libc.unshare(CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise OSError(code, f"unshare: {os.strerror(code)}")
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
 def inside(netns: Path | None, work: Callable[[], T]) -> T:
     """What `work` returns or raises, run in the network namespace at `netns` (None: the session's).
 
@@ -48,23 +88,31 @@ def inside(netns: Path | None, work: Callable[[], T]) -> T:
     """
     if netns is None:
         return work()
+
+    def entered() -> T:
+        fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if _libc.setns(fd, CLONE_NEWNET):
+                code = ctypes.get_errno()
+                raise OSError(code, f"setns: {os.strerror(code)}", str(netns))
+        finally:
+            os.close(fd)
+        return work()
+
+    return _in_thread(entered, f"in {netns}")
+
+
+def _in_thread(work: Callable[[], T], name: str) -> T:
     results: list[T] = []
     failures: list[BaseException] = []
 
     def run() -> None:
         try:
-            fd = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if _libc.setns(fd, CLONE_NEWNET):
-                    code = ctypes.get_errno()
-                    raise OSError(code, f"setns: {os.strerror(code)}", str(netns))
-            finally:
-                os.close(fd)
             results.append(work())
         except BaseException as error:  # noqa: BLE001  # raised again by the thread that asked
             failures.append(error)
 
-    thread = threading.Thread(target=run, name=f"in {netns}")
+    thread = threading.Thread(target=run, name=name)
     thread.start()
     thread.join()
     for failure in failures:

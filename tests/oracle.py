@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 AF_INET, AF_INET6 = 2, 10
 MAIN = 254  # linux/rtnetlink.h: RT_TABLE_MAIN
 
-IFF_UP = 0x1  # linux/if.h
+IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200  # linux/if.h
 NTF_SELF, NTF_MASTER, NTF_STICKY = 0x02, 0x04, 0x40  # linux/neighbour.h
 
 STATES = {0x00: "none", 0x01: "incomplete", 0x02: "reachable", 0x04: "stale", 0x08: "delay", 0x10: "probe",
@@ -60,6 +60,10 @@ class Link:
     """None where the link is not a bridge port; so are the other two."""
     isolated: bool | None
     learning: bool | None
+    promisc: bool
+    """Set on the link itself; so is allmulti."""
+    allmulti: bool
+    txqlen: int
     raw: Any
     """pyroute2's own message, for what has no name here: `raw.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")`."""
 
@@ -308,5 +312,8 @@ def _link(message: Any, messages: Mapping[int, Any]) -> Link:
         hairpin=bool(port.get("IFLA_BRPORT_MODE")) if port else None,
         isolated=bool(port.get("IFLA_BRPORT_ISOLATED")) if port else None,
         learning=bool(port.get("IFLA_BRPORT_LEARNING")) if port else None,
+        promisc=bool(message["flags"] & IFF_PROMISC),
+        allmulti=bool(message["flags"] & IFF_ALLMULTI),
+        txqlen=message.get("IFLA_TXQLEN"),
         raw=message,
     )

@@ -1,6 +1,6 @@
 """ADD: makes what the features want, over objects and without knowing any feature.
 
-    lock ▸ record begun ▸ addresses ▸ record planned ▸ bridge ▸ elements ▸ settings ▸ links ▸ in the pod ▸ on the node
+    lock ▸ record begun ▸ addresses ▸ record planned ▸ elements ▸ bridge, settings ▸ links ▸ in the pod ▸ on the node
     ▸ record complete
 
 Whatever fails on the way, what was made until then is taken away by `removing.remove`, which is what DEL and GC run,
@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.attach.call import Call
     from cni.attach.node import Node
+    from cni.attach.objects import Objects
     from cni.key import Key
     from cni.spec.result import Result
     from cni.wanted import Pod, Wanted
@@ -44,12 +45,9 @@ def add(node: Node, call: Call) -> Result:
                 result_of(call, wanted, (), leased.dns)
                 if any(ip.address.address.version == 6 for ip in leased.ips):
                     shared.require_ipv6()
-                plan = objects.to_json(wanted)
-                if wanted.amends:
-                    from cni.attach import amending
-
-                    plan = {**plan, objects.BEFORE: amending.now(pod_side, wanted)}
-                now = node.records.write(now.planned(plan))
+                before = _before(pod_side, wanted)
+                now = node.records.write(now.planned({**objects.to_json(wanted), **before}))
+                _filter(node, call.key, wanted)
                 switches = {
                     switch.bridge.name: shared.ensure_switch(node, switch, pod.seen[switch.bridge.name])
                     for switch in wanted.switches
@@ -57,8 +55,7 @@ def add(node: Node, call: Call) -> Result:
                 if any(found.mac != pod.seen[name].mac for name, found in switches.items()):
                     # Somebody else made the bridge a moment ago, and who seeds its MAC must know the true one.
                     wanted = wanted_of(call, pod._replace(seen=switches))
-                    now = now.planned(objects.to_json(wanted))
-                _filter(node, call.key, wanted)
+                    now = now.planned({**objects.to_json(wanted), **before})
                 for setting in wanted.settings:
                     shared.ensure_setting(node, setting)
                 reported = making.make(node, pod_side, call.key, wanted, switches)
@@ -80,18 +77,30 @@ def _pod_of(node: Node, pod_side: sandbox.Sandbox, call: Call, leased: Result) -
     return chained.pod_of(node, pod_side, call)
 
 
+def _before(pod_side: sandbox.Sandbox, wanted: Wanted) -> Objects:
+    """How the pod is now where that is going to change: for the record."""
+    if not wanted.amends:
+        return {}
+    from cni.attach import amending
+
+    return {objects.BEFORE: amending.now(pod_side, wanted)}
+
+
 def _filter(node: Node, key: Key, wanted: Wanted) -> None:
-    """What rules need to know of the pod, before a packet of its can come; and the end of what they knew before."""
+    """What rules know of the pod, before a packet of its can come and before a setting opens what they close; and the
+    end of what the kernel remembers of whoever was in its place."""
     if wanted.elements:
         from cni.attach import elements
 
         elements.make(node, key, wanted)
-    for opening in wanted.openings:
-        opening.make()
+    if wanted.openings:
+        from cni.attach import openings
+
+        openings.make(node, key, wanted.openings)
     if wanted.flows:
         from cni.kernel import conntrack
 
-        conntrack.forget(node.nf, wanted.flows)
+        conntrack.forget_strays(node.nf, node.nl, wanted.flows)
 
 
 def _clear_remains(node: Node, key: Key, pod_side: sandbox.Sandbox, cookie: int) -> None:

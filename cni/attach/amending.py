@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from cni.attach import objects, reading, sandbox
+from cni.attach import objects, reading, record, sandbox
 from cni.kernel import link as links
 from cni.kernel.sysctl import Sysctl, read
+from cni.spec.errors import PASSING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from cni.attach.node import Node
     from cni.attach.record import Record
     from cni.attach.sandbox import Sandbox
     from cni.kernel.linksettings import LinkSettings
+    from cni.kernel.netlink import Request
     from cni.wanted import Wanted
 
 
@@ -49,21 +52,32 @@ def make(pod_side: Sandbox, wanted: Wanted) -> None:
 
 
 def put_back(node: Node, old: Record) -> None:
-    """As it was before the attachment, the last change first. A namespace that is gone took it all along."""
+    """As it was before the attachment, the last change first. A namespace that is gone took it all along.
+
+    What the kernel won't have any more stays as it is: asking again would keep the pod from leaving, for ever.
+    """
     before = reading.before_of(old.objects)
     pod_side = sandbox.find(old.netns, node.home, own_is_fine=True) if before else None
     if not pod_side:
         return
     with pod_side:
-        if (old.device, old.inode) != (pod_side.netns.device, pod_side.netns.inode):
+        if not record.is_in(old, pod_side.netns, pod_side.nl.netns_cookie()):
             return
         for thing in reversed(before):
             if not isinstance(thing, Sysctl):
                 link = links.find(pod_side.nl, thing.link)
                 if link:
-                    pod_side.nl.do(thing.make(link.ifindex))
+                    _try(pod_side.nl.do, thing.make(link.ifindex))
         with pod_side.inside():
             for thing in reversed(before):
                 # A setting of a link that is gone is gone too.
                 if isinstance(thing, Sysctl) and read(thing.path) is not None:
-                    thing.make()
+                    _try(thing.make)
+
+
+def _try(make: Callable[..., None], *requests: Request) -> None:
+    try:
+        make(*requests)
+    except OSError as error:
+        if error.errno in PASSING:
+            raise

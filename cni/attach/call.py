@@ -9,7 +9,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from cni.attach.node import Node
     from cni.key import Key
-    from cni.spec.result import DNS, IPConfig, Result
+    from cni.spec.result import DNS, Interface, IPConfig, Result
     from cni.wanted import Addresses, Feature, Main
 
 
@@ -21,6 +21,8 @@ class Call(NamedTuple):
     """CNI_NETNS; "" where a DEL has none."""
     own_netns_is_fine: bool
     """CNI_NETNS_OVERRIDE."""
+    chained: bool
+    """Whether the pod's link is another plugin's, as the previous result tells."""
     cni_version: str
     main: Main | None
     """The feature that makes the pod's link; None for a later member of a chain."""
@@ -67,15 +69,23 @@ def wanted_of(call: Call, pod: Pod) -> Wanted:
     return wanted
 
 
+def _amended(prev: Result, wanted: Wanted) -> tuple[Interface, ...]:
+    """The interfaces of the previous result, with what of each is said anew; of what isn't, the old word stands."""
+    anew = {(one.name, one.sandbox): one for one in wanted.amended}
+    found = []
+    for one in prev.interfaces:
+        new = anew.get((one.name, one.sandbox), one)
+        found.append(one._replace(mac=new.mac or one.mac, mtu=new.mtu or one.mtu))
+    return tuple(found)
+
+
 def result_of(call: Call, wanted: Wanted, reported: tuple[IPConfig, ...], dns: DNS) -> Result:
     """The result of the ADD; in a chain, what there was before and us. CNIError if the version can't hold it."""
     from cni.spec.result import Result
 
     ours = Wanted(interfaces=wanted.interfaces, ips=wanted.ips + reported, routes=wanted.routes)
     if call.prev:
-        amended = {(one.name, one.sandbox): one for one in wanted.amended}
-        interfaces = tuple([amended.get((one.name, one.sandbox), one) for one in call.prev.interfaces])
-        before = Wanted(interfaces=interfaces, ips=call.prev.ips, routes=call.prev.routes)
+        before = Wanted(interfaces=_amended(call.prev, wanted), ips=call.prev.ips, routes=call.prev.routes)
         ours = before.and_also(ours)
         dns = call.prev.dns if dns.empty else dns
     result = Result(ours.interfaces, ours.ips, ours.routes, call.dns or dns)

@@ -44,7 +44,27 @@ def pod_of(node: Node, sandbox: Sandbox, call: Call) -> Pod:
         seen={},
         port=port.name if port else "",
         iif=bridge.name if bridge else port.name if port else "",
-        mtu=inside.mtu,
+        mtu=port.mtu if port else inside.mtu,
+    )
+
+
+def pod_told(call: Call) -> Pod:
+    """What the previous result tells of a pod that may be gone: enough to say what was made for its addresses."""
+    key = call.key
+    prev = call.prev
+    on_node = [one.name for one in prev.interfaces if not one.sandbox] if prev else []
+    return Pod(
+        key=key,
+        netns=call.netns,
+        ifname=key.ifname,
+        tag=key.tag,
+        mac="",
+        host_mac="",
+        ips=_addresses(key.ifname, prev) if prev else (),
+        routes=(),
+        seen={},
+        port=on_node[-1] if on_node else "",
+        iif=on_node[0] if on_node else "",
     )
 
 

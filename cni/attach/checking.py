@@ -16,7 +16,7 @@ from cni.kernel import link as links
 from cni.kernel.inet import LinkRoute
 from cni.kernel.neighbour import Neighbour
 from cni.kernel.ports import BridgePort
-from cni.kernel.sysctl import Sysctl
+from cni.kernel.sysctl import Sysctl, read
 from cni.spec.errors import CHECK_FAILED, INVALID_CONFIG, CNIError
 
 TYPE_CHECKING = False
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cni.attach.node import Node
     from cni.attach.record import Record
     from cni.attach.sandbox import Sandbox
+    from cni.kernel.linksettings import LinkSettings
     from cni.kernel.netlink import Socket
     from cni.kernel.ports import Veth
     from cni.key import Key
@@ -71,7 +72,7 @@ def differences(node: Node, pod_side: Sandbox, key: Key, prev: Result, old: Reco
     return list(dict.fromkeys(missing))
 
 
-def missing_objects(nl: Socket, things: Iterable[LinkObject]) -> list[str]:
+def missing_objects(nl: Socket, things: Iterable[LinkObject | LinkSettings]) -> list[str]:
     """Those that are not there, in the words of the request that would make them."""
     missing = []
     indexes: dict[str, int] = {}
@@ -145,13 +146,16 @@ def _of_record(node: Node, pod_side: Sandbox, old: Record) -> list[str]:
     missing += [one.make().what for one in wanted.elements if not one.find(node.nf)]
     missing += [f"{one}" for one in wanted.openings if not one.find()]
     missing += [f"link {one.name} on the node" for one in wanted.ifbs if not one.find(node.nl)]
+    missing += [f"sysctl {one}" for one in wanted.fences if read(one.path) not in (None, one.value)]
     treated = {thing.link for thing in wanted.node if isinstance(thing, BridgePort)}
     for veth in wanted.veths:
         missing += _of_port(node, veth, veth.name in treated)
     with pod_side.inside():
         amended = [one for one in wanted.amends if isinstance(one, Sysctl)]
         missing += [f"sysctl {one} in the pod" for one in (*wanted.tuning, *amended) if not one.find()]
-    missing += missing_objects(pod_side.nl, [one for one in wanted.amends if not isinstance(one, Sysctl)])
+    # A later member of the chain may have given the link another MAC: the previous result has the last word on that.
+    settings = [one._replace(mac="") for one in wanted.amends if not isinstance(one, Sysctl)]
+    missing += missing_objects(pod_side.nl, settings)
     return missing + missing_objects(pod_side.nl, wanted.pod) + missing_objects(node.nl, wanted.node)
 
 
@@ -162,6 +166,8 @@ def _of_switch(node: Node, switch: Switch) -> list[str]:
     if not found or found.kind != "bridge":
         return [f"bridge {name}"]
     missing = [] if found.up else [f"bridge {name} is down"]
+    if switch.bridge.promisc and not found.promisc:
+        missing.append(f"bridge {name} is not promiscuous")
     there = {address.address for address in inet.addresses(node.nl, found.ifindex)} if switch.gateways else set()
     return missing + [f"gateway address {gateway} on {name}" for gateway in switch.gateways if gateway not in there]
 

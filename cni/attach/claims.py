@@ -118,6 +118,12 @@ def _lives(node: Node, key: Key) -> bool:
     return node.is_locked(key)
 
 
+def is_shared(node: Node, key: Key, resource: str) -> bool:
+    """Whether another attachment, of which there is a record, has claimed a scope of it."""
+    others = [Key.parse(owner) for owner in _read(node, resource).values() if owner != str(key)]
+    return any(other and node.records.read(other) for other in others)
+
+
 def owners(node: Node) -> set[str]:
     """Everyone who has claimed something."""
     return {owner for resource in _resources(node) for owner in _read(node, resource).values()}

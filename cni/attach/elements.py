@@ -22,12 +22,6 @@ if TYPE_CHECKING:
     from cni.wanted import Wanted
 
 
-def require(node: Node, wanted: Wanted) -> None:
-    """Raises unless the kernel has what elements need: asked before anything is made."""
-    if wanted.elements:
-        nft.table_version(node.nf)
-
-
 def make(node: Node, key: Key, wanted: Wanted) -> None:
     """Raises CNIError 11 for what a living attachment has, NetlinkError, and Refused where tables can't be made."""
     if not wanted.elements:

@@ -18,7 +18,7 @@ from cni.spec.result import IPConfig
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from typing import Any, Final
 
     from cni.attach.node import Node
@@ -46,6 +46,12 @@ def make(node: Node, sandbox: Sandbox, key: Key, wanted: Wanted, switches: Mappi
         inside[veth.peer] = port.peer
     for ifb in wanted.ifbs:
         indexes[ifb.name] = _make_ifb(node, ifb)
+    if wanted.fences:
+        from cni.kernel.sysctl import read
+
+        for fence in wanted.fences:
+            if read(fence.path) is not None:
+                fence.make()
     for thing in wanted.node:
         if thing.link not in indexes:
             indexes[thing.link] = links.need(node.nl, thing.link).ifindex
@@ -55,8 +61,16 @@ def make(node: Node, sandbox: Sandbox, key: Key, wanted: Wanted, switches: Mappi
     # on our own port, or is a hint that may be wrong; so each goes in one datagram.
     hints = [thing for thing in wanted.node if isinstance(thing, (FdbEntry, Neighbour))]
     treated = [thing for thing in wanted.node if not isinstance(thing, (FdbEntry, Neighbour))]
-    node.nl.do(*aliases, *[_making(thing, indexes) for thing in treated])
-    reported = make_in_pod(sandbox, wanted, inside)
+    watched = _ipv6_addresses(treated)
+    news = Socket(groups=inet.RTMGRP_IPV6_IFADDR) if watched else None
+    try:
+        node.nl.do(*aliases, *[_making(thing, indexes) for thing in treated])
+        reported = make_in_pod(sandbox, wanted, inside)
+        if news:
+            _wait_until_usable(node.nl, news, watched, indexes)
+    finally:
+        if news:
+            news.close()
     node.nl.do(*[thing.make(indexes[thing.link]) for thing in hints])
     if wanted.amends:
         from cni.attach import amending
@@ -124,7 +138,7 @@ def make_in_pod(sandbox: Sandbox, wanted: Wanted, known: Mapping[str, int]) -> t
 
     Together, because whatever fails there, all of it goes with the veth.
     """
-    watched = [thing for thing in wanted.pod if isinstance(thing, LinkAddress) and thing.address.address.version == 6]
+    watched = _ipv6_addresses(wanted.pod)
     news = None
     try:
         if wanted.tuning or watched:
@@ -150,7 +164,11 @@ def make_in_pod(sandbox: Sandbox, wanted: Wanted, known: Mapping[str, int]) -> t
     return tuple(reported)
 
 
-def _wait_until_usable(nl: Socket, news: Socket, wanted: list[LinkAddress], indexes: dict[str, int]) -> None:
+def _ipv6_addresses(things: Iterable[object]) -> list[LinkAddress]:
+    return [thing for thing in things if isinstance(thing, LinkAddress) and thing.address.address.version == 6]
+
+
+def _wait_until_usable(nl: Socket, news: Socket, wanted: list[LinkAddress], indexes: Mapping[str, int]) -> None:
     """Until the kernel has announced the addresses, which are IPv6 ones. Woken by its news, never asleep.
 
     It acknowledges an IPv6 address before it takes packets for it: a worker of its own does the rest, at once or, where

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 GROUPS: Final = (
     *("switches", "settings", "fragments", "elements", "openings", "veths", "ifbs"),
-    *("tuning", "amends", "pod", "node", "flows"),
+    *("fences", "tuning", "amends", "pod", "node", "flows"),
 )
 BEFORE: Final = "before"
 """A group that only a record has: what `amends` changes, as it was."""
@@ -34,6 +34,7 @@ _NAMES: Final = {
     "LinkAddress": "address",
     "LinkRoute": "route",
     "LinkSettings": "link",
+    "PortMtu": "mtu",
     "Neighbour": "neighbour",
     "FdbEntry": "fdb",
     "BridgePort": "port",

@@ -118,6 +118,7 @@ def _route(
     priority: Any = 0,
     table: Any = None,
     scope: Any = None,
+    src: Any = None,
 ) -> object:
     from cni.kernel.inet import LinkRoute
 
@@ -130,6 +131,7 @@ def _route(
         _number(priority),
         None if table is None else _number(table),
         None if scope is None else _number(scope),
+        None if src is None else Address.parse(src),
     )
 
 
@@ -166,6 +168,12 @@ def _link(
     )
 
 
+def _mtu(link: Any, mtu: Any, before: Any) -> object:
+    from cni.kernel.linksettings import PortMtu
+
+    return PortMtu(text(link), _number(mtu), _number(before))
+
+
 def _tbf(link: Any, rate: Any, burst: Any, latency_us: Any) -> object:
     from cni.kernel.tc import TokenBucket
 
@@ -197,18 +205,28 @@ def _element(of: Any, kind: Any, content: Any, tag: Any, claim: Any = None, fami
     return Element(text(of), text(kind), text(content), text(tag), claimed, text(family))
 
 
-def _flow(protocol: Any, port: Any, address: Any) -> object:
+def _forward(address: Any, backend: Any = "", admin_chain: Any = "CNI-ADMIN", zone: Any = "trusted") -> object:
+    from cni.kernel.forwarding import ForwardOpening
+
+    return ForwardOpening(Address.parse(address), text(backend), text(admin_chain), text(zone))
+
+
+def _flow(protocol: Any, port: Any, address: Any, host: Any = None) -> object:
     from cni.kernel.conntrack import Flow
 
-    return Flow(_number(protocol), _number(port), Address.parse(address))
+    return Flow(_number(protocol), _number(port), Address.parse(address), _maybe(Address.parse, host))
 
 
-def _switch(bridge: Any, gateways: Any) -> Switch:
+def _switch(bridge: Any, gateways: Any, force: Any = False) -> Switch:
     from cni.kernel.ports import Bridge
     from cni.wanted import Switch
 
-    name, mac, mtu = bridge
-    return Switch(Bridge(text(name), text(mac), _number(mtu)), tuple([Prefixed.parse(one) for one in gateways]))
+    name, mac, mtu, *promisc = bridge
+    return Switch(
+        Bridge(text(name), text(mac), _number(mtu), *[_flag(one) for one in promisc]),
+        tuple([Prefixed.parse(one) for one in gateways]),
+        _flag(force),
+    )
 
 
 _KINDS: Final[dict[str, Callable[..., object]]] = {
@@ -223,11 +241,13 @@ _KINDS: Final[dict[str, Callable[..., object]]] = {
     "switch": _switch,
     "ifb": _ifb,
     "link": _link,
+    "mtu": _mtu,
     "tbf": _tbf,
     "ingress": _ingress,
     "redirect": _redirect,
     "fragment": _fragment,
     "element": _element,
+    "forward": _forward,
     "flow": _flow,
 }
 

@@ -82,18 +82,17 @@ def _drop_rules(node: Node, old: Record, failures: Failures) -> None:
         with failures:
             elements.drop(node, old.key, reading.elements_of(old.objects))
     if "openings" in old.objects:
-        from cni.attach import reading
+        from cni.attach import openings, reading
 
-        for opening in reading.openings_of(old.objects):
-            with failures:
-                opening.drop()
+        with failures:
+            openings.drop(node, old.key, reading.openings_of(old.objects))
     if "flows" in old.objects:
         from cni.attach import reading
         from cni.kernel import conntrack
 
         # After the rules are gone, not before: a packet in between would pin the old pod.
         with failures:
-            conntrack.forget(node.nf, reading.flows_of(old.objects))
+            conntrack.forget_served(node.nf, reading.flows_of(old.objects))
 
 
 class Failures:

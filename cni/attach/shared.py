@@ -61,6 +61,8 @@ def ensure_switch(node: Node, switch: Switch, seen: Link) -> Link:
         # Somebody else's bridge may follow its ports, so that ours would change the MAC that pods are told. One whose
         # MAC was set, if only to what it is, keeps it.
         node.nl.do(links.set_mac(found.ifindex, found.name, found.mac))
+    if switch.bridge.promisc and not found.promisc:
+        node.nl.do(links.set_promisc(found.ifindex, found.name))
     for gateway in switch.gateways:
         address = LinkAddress(found.name, gateway)
         try:

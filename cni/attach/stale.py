@@ -1,7 +1,7 @@
 """A gateway address that an earlier subnet left on a bridge.
 
 It would make the kernel answer for a network that has moved elsewhere. So it is replaced when no live attachment uses
-it; otherwise the error says who does.
+it, or the configuration says that it doesn't matter (`forceAddress`); otherwise the error says who does.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ def replace(node: Node, switch: Switch, found: Link, added: LinkAddress) -> None
     """`added` was not on the bridge until now: whatever of its family stands in its way goes, or else it goes again."""
     stale = [other.address for other in inet.addresses(node.nl, found.ifindex) if _in_the_way(other.address, switch)]
     stale = [other for other in stale if other.address.version == added.address.address.version]
-    for other in stale:
+    for other in () if switch.force else stale:
         user = _user_of(node, found, other)
         if user:
             node.nl.do(added.drop(found.ifindex))
             raise CNIError(
                 CONFLICT,
                 f'"{found.name}" already has an IP address different from {added.address}',
-                f"{other} is in use by {user}; remove the pods of the earlier subnet, or name another bridge. "
+                f"{other} is in use by {user}; remove the pods of the earlier subnet, name another bridge, or set "
+                "forceAddress to take it from them. "
                 f"If nothing needs it: ip address del {other} dev {found.name}",
             )
     for other in stale:

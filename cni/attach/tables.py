@@ -88,9 +88,14 @@ def collect(node: Node) -> None:
 
 
 def _remove_rules(node: Node, family: str, used: set[str]) -> None:
-    """The chains and sets of networks that nobody uses any more: whose names end in that of no record's fragment."""
+    """Of networks that nobody uses any more: the chains and sets whose names end in that of no record's fragment."""
     skeleton = node.skeleton
-    known = skeleton.text(family) if skeleton else ""
-    old = [name for name in nftlist.names(node.nf, family) if name.rpartition("_")[2] not in used]
-    old = [name for name in old if f" {name} " not in known]
-    # Chains first: their rules name the sets.
+    constant = set(skeleton.text(family).split()) if skeleton else set()
+    # Chains come first, whose rules name the sets.
+    old = [
+        f"delete {one.kind} {family} {nft.TABLE} {one.name}\n"
+        for one in nftlist.declared(node.nf, family)
+        if one.name not in constant and one.name.rpartition("_")[2] not in used
+    ]
+    if old and skeleton:
+        ruleset.load("".join(old))

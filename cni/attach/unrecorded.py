@@ -20,14 +20,18 @@ def remove(node: Node, call: Call) -> None:
     """Without a record: what bears our tag, or else what the previous result says was made for this attachment.
 
     So a pod that the reference plugins attached is detached by us. An interface of that name which neither
-    knows of was never this network's, and stays.
+    knows of was never this network's, and stays. To a
+    chained plugin the result tells of what others made, who are asked to take it away next.
     """
     failures = Failures()
     with failures:
         delete_links(node, call.key)
     with failures:
         drop_tagged(node, call.key)
-    if call.main and call.prev:
+    if call.features and call.prev:
+        with failures:
+            _drop_openings(node, call)
+    if call.prev and not call.chained:
         with failures:
             _delete_in_pod(node, call, call.prev)
     failures.end()
@@ -41,6 +45,14 @@ def drop_tagged(node: Node, key: Key) -> None:
         from cni.attach import tables
 
         tables.drop_tagged(node, key)
+
+
+def _drop_openings(node: Node, call: Call) -> None:
+    """What the features would have written into the rules of others, for the addresses that the result tells of."""
+    from cni.attach import chained, openings
+    from cni.attach.call import wanted_of
+
+    openings.drop(node, call.key, wanted_of(call, chained.pod_told(call)).openings)
 
 
 def _delete_in_pod(node: Node, call: Call, prev: Result) -> None:

@@ -28,7 +28,7 @@ from cni.kernel.netlink import (
     u32,
 )
 from cni.lean import NamedTuple, socket, struct
-from ipam.address import Address, Interface, Network
+from ipam.address import BITS, Address, Interface, Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ RTA_DST: Final = 1
 RTA_OIF: Final = 4
 RTA_GATEWAY: Final = 5
 RTA_PRIORITY: Final = 6
+RTA_PREFSRC: Final = 7
 RTA_METRICS: Final = 8
 RTA_TABLE: Final = 15
 RTAX_MTU: Final = 2
@@ -57,10 +58,12 @@ RT_TABLE_MAIN: Final = 254
 IP6_RT_PRIO_USER: Final = 1024  # linux/ipv6_route.h
 RT_SCOPE_UNIVERSE: Final = 0
 RT_SCOPE_LINK: Final = 253
+RT_SCOPE_HOST: Final = 254
 RTPROT_STATIC: Final = 4
 RTPROT_RA: Final = 9
 RTN_UNSPEC: Final = 0
 RTN_UNICAST: Final = 1
+RTN_LOCAL: Final = 2
 # linux/if_addr.h
 IFA_ADDRESS: Final = 1
 IFA_LOCAL: Final = 2
@@ -71,6 +74,9 @@ IFA_F_DADFAILED: Final = 0x08
 IFA_F_TENTATIVE: Final = 0x40
 IFA_F_PERMANENT: Final = 0x80
 IFA_F_NOPREFIXROUTE: Final = 0x200
+
+# What is said of an address that no route leads to; EACCES and EINVAL, of one that a route forbids.
+_NO_ROUTE: Final = ABSENT | NO_FAMILY | {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EACCES, errno.EINVAL}
 
 _IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 _RTMSG = struct.Struct("=BBBBBBBBI")  # family, dst length, src length, tos, table, protocol, scope, type, flags
@@ -181,6 +187,8 @@ class LinkRoute(NamedTuple):
     priority: int = 0
     table: int | None = None
     scope: int | None = None
+    src: Address | None = None
+    """The pod's address that packets by this route bear, where their sender has chosen none."""
 
     @classmethod
     def of(cls, link: str, route: Route) -> Self:
@@ -217,6 +225,8 @@ class LinkRoute(NamedTuple):
         body += u32(RTA_OIF, index) + u32(RTA_TABLE, table)
         if self.priority:
             body += u32(RTA_PRIORITY, self.priority)
+        if self.src is not None:
+            body += attribute(RTA_PREFSRC, self.src.packed)
         metrics = (u32(RTAX_MTU, self.mtu) if self.mtu else b"") + (
             u32(RTAX_ADVMSS, self.advmss) if self.advmss else b""
         )
@@ -230,6 +240,7 @@ class LinkRoute(NamedTuple):
             "metric": self.priority or None,
             "table": self.table or None,
             "scope": self.scope,
+            "src": self.src,
             "mtu": self.mtu or None,
             "advmss": self.advmss or None,
         }
@@ -260,6 +271,7 @@ class LinkRoute(NamedTuple):
             and self.priority in (0, found.priority)
             and self.mtu in (0, found.mtu)
             and self.advmss in (0, found.advmss)
+            and self.src in (None, found.src)
             # IPv6 knows no scopes, and reports the widest.
             and (self.scope in (None, found.scope) or self.dst.version == 6)
         )
@@ -273,6 +285,14 @@ def routes(nl: Socket, version: int, index: int = 0) -> list[LinkRoute]:
     request = Request(RTM_GETROUTE, 0, body, what, fine=ABSENT | NO_FAMILY)
     found = [_parse_route(message, version) for message in nl.dump(request)]
     return [route for route in found if route and (not index or route.link == f"if{index}")]
+
+
+def is_local(nl: Socket, address: Address) -> bool:
+    """Whether the node would take packets to this address for its own. Raises NetlinkError."""
+    version = address.version
+    body = _RTMSG.pack(FAMILY[version], BITS[version], 0, 0, 0, 0, 0, 0, 0) + attribute(RTA_DST, address.packed)
+    message = nl.get(Request(RTM_GETROUTE, 0, body, f"{_ip(version)} route get {address}", fine=_NO_ROUTE))
+    return message is not None and fixed(_RTMSG, message.body)[7] == RTN_LOCAL
 
 
 def advertised_links(nl: Socket) -> frozenset[int]:
@@ -301,4 +321,5 @@ def _parse_route(message: Message, version: int) -> LinkRoute | None:
         priority=as_int(found.get(RTA_PRIORITY, b"")),
         table=as_int(found[RTA_TABLE]) if RTA_TABLE in found else table,
         scope=scope,
+        src=_address(found[RTA_PREFSRC]) if RTA_PREFSRC in found else None,
     )

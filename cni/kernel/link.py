@@ -43,6 +43,7 @@ IFLA_MTU: Final = 4
 IFLA_LINK: Final = 5
 IFLA_MASTER: Final = 10
 IFLA_PROTINFO: Final = 12
+IFLA_TXQLEN: Final = 13
 IFLA_LINKINFO: Final = 18
 IFLA_IFALIAS: Final = 20
 IFLA_GROUP: Final = 27
@@ -56,7 +57,9 @@ IFLA_BRPORT_MODE: Final = 4
 IFLA_BRPORT_ISOLATED: Final = 33
 VETH_INFO_PEER: Final = 1
 # linux/if.h
-IFF_UP: Final = 1
+IFF_UP: Final = 0x1
+IFF_PROMISC: Final = 0x100
+IFF_ALLMULTI: Final = 0x200
 
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, device type, index, flags, which flags
 
@@ -86,6 +89,10 @@ class Link(NamedTuple):
     isolated: bool = False
     peer: int = 0
     """Of a veth: the index of the other end, in the other end's namespace."""
+    promisc: bool = False
+    """Set on the link itself. That something listens promiscuously (a bridge to its ports, tcpdump) doesn't show."""
+    allmulti: bool = False
+    txqlen: int = 0
 
     @classmethod
     def parse(cls, message: Message) -> Link:
@@ -108,6 +115,9 @@ class Link(NamedTuple):
             hairpin=bool(as_int(port.get(IFLA_BRPORT_MODE, b""))),
             isolated=bool(as_int(port.get(IFLA_BRPORT_ISOLATED, b""))),
             peer=as_int(found.get(IFLA_LINK, b"")),
+            promisc=bool(flags & IFF_PROMISC),
+            allmulti=bool(flags & IFF_ALLMULTI),
+            txqlen=as_int(found.get(IFLA_TXQLEN, b"")),
         )
 
 
@@ -159,6 +169,10 @@ def set_alias(index: int, name: str, alias: str) -> Request:
 
 def set_mtu(index: int, name: str, mtu: int) -> Request:
     return Request(RTM_SETLINK, 0, ifinfomsg(index) + u32(IFLA_MTU, mtu), f"ip link set {name} mtu {mtu}")
+
+
+def set_promisc(index: int, name: str) -> Request:
+    return Request(RTM_SETLINK, 0, ifinfomsg(index, IFF_PROMISC, IFF_PROMISC), f"ip link set {name} promisc on")
 
 
 def set_mac(index: int, name: str, mac: str) -> Request:

@@ -36,6 +36,7 @@ from cni.kernel.netlink import (
     text,
 )
 from cni.lean import NamedTuple, socket
+from cni.spec.errors import INVALID_CONFIG, CNIError
 from ipam.address import Address
 
 TYPE_CHECKING = False
@@ -174,6 +175,17 @@ NONE: Final[frozenset[int]] = frozenset()
 MISSING: Final = frozenset({errno.ENOENT})
 
 
+def require_writable(link: str) -> None:
+    """Raises CNIError 7 for a link's name that would mean something else in nft's language: it knows no escapes."""
+    for character in '"\\*':
+        if character in link:
+            raise CNIError(
+                INVALID_CONFIG,
+                f"the interface's name {link} has a {character}, which nftables can't write",
+                "rules are asked for that have to name it: rename it, or configure none of them",
+            )
+
+
 # --- encoding ---------------------------------------------------------------------------------------
 
 
@@ -211,6 +223,10 @@ def _field(type: str, text: str) -> bytes:
         octets = bytes.fromhex(text.replace(":", ""))
         if octets.hex(":") == text.lower():
             return octets
+    elif type == "integer" and text.startswith("0x") and len(text) == 34:
+        # Of a raw payload expression (`@th,64,128`), which is how nft 1.0.6 writes an address in a field that it has
+        # no name for: so of an IPv6 address's size.
+        return bytes.fromhex(text[2:])
     raise ValueError(f"{text!r} is no {type}")
 
 

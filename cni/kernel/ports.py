@@ -96,6 +96,8 @@ class Bridge(NamedTuple):
     mac: str
     mtu: int
     """0 leaves it to the kernel: the least of its ports'."""
+    promisc: bool = False
+    """Whether the node is to see every frame on it."""
 
     def make(self) -> Request:
         """Makes the bridge, down: what must hold before its first packet is set before `up`."""

@@ -27,7 +27,8 @@ class Sysctl(NamedTuple):
                 return
             fd = posix.open(_ROOT + self.path, posix.O_WRONLY | posix.O_CLOEXEC)
             try:
-                posix.write(fd, self.value.encode())
+                # With the end of the line, or it could not be set to nothing: a write of no bytes is none.
+                posix.write(fd, f"{self.value}\n".encode())
             finally:
                 posix.close(fd)
         except OSError as error:
@@ -39,7 +40,9 @@ class Sysctl(NamedTuple):
         return f"{name}={self.value}"
 
     def find(self) -> bool:
-        return read(self.path) == self.value
+        """Whether it is set so. Where a setting has several numbers, the kernel shows tabs between them."""
+        value = read(self.path)
+        return value is not None and value.split() == self.value.split()
 
 
 def read(path: str) -> str | None:

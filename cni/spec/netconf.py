@@ -59,14 +59,14 @@ class NetConf(NamedTuple):
     """GC's list, of (container ID, interface name). None, for absent or null: nothing is to be done."""
 
     @classmethod
-    def parse(cls, stdin: bytes) -> Self:
-        """CNIError 6 for what isn't a JSON object or has no version's form, 1 for a version that we don't speak, 7 for
-        what it says, 5 for too much of it.
+    def parse(cls, stdin: bytes, supported: tuple[str, ...] = versions.SUPPORTED) -> Self:
+        """CNIError 6 for what isn't a JSON object or has no version's form, 1 for a version that the plugin doesn't
+        speak, 7 for what it says, 5 for too much of it.
         """
-        return cls.begun(stdin).whole()
+        return cls.begun(stdin, supported).whole()
 
     @classmethod
-    def begun(cls, stdin: bytes) -> Self:
+    def begun(cls, stdin: bytes, supported: tuple[str, ...] = versions.SUPPORTED) -> Self:
         """What every verb needs, the version and the network's name, and all else unread. Raises as `parse`.
 
         For DEL, which needs no more where a record knows the rest.
@@ -91,7 +91,7 @@ class NetConf(NamedTuple):
                 f"name is {shown(name)}, of {len(name)} characters; {_NAME_BYTES} are allowed",
             )
         versions.parse(version)
-        versions.require_supported(version)
+        versions.require_supported(version, supported)
         return cls(version, name, "", stdin, keys, _UNREADABLE_IPAM)
 
     def whole(self, leaving: bool = False) -> Self:

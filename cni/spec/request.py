@@ -129,6 +129,18 @@ def require_ifname(text: str) -> None:
         raise CNIError(INVALID_ENVIRONMENT, "interface name contains %", told)
 
 
+MAC_NEED: Final = "a unicast MAC address like 02:00:5e:00:53:01"
+_HEX: Final = frozenset("0123456789abcdefABCDEF")
+
+
+def is_mac(text: str) -> bool:
+    """Whether the text is a MAC that an interface can have (`MAC_NEED`)."""
+    parts = text.split(":")
+    if len(parts) != 6 or any(len(part) != 2 or not _HEX.issuperset(part) for part in parts):
+        return False
+    return not int(parts[0], 16) & 1 and any(part != "00" for part in parts)
+
+
 _ARGS: Final = frozenset(("IP", "MAC"))
 """One is for the IPAM and the other for the main plugin, which hear the same CNI_ARGS."""
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 SUPPORTED: Final = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 CURRENT: Final = "1.1.0"
+SINCE_0_3: Final = SUPPORTED[2:]
+SINCE_0_4: Final = SUPPORTED[4:]
+"""What some of the reference's plugins speak, and so their successors here."""
 ASSUMED: Final = "0.1.0"
 """What a configuration without `cniVersion` speaks."""
 
@@ -37,10 +40,10 @@ def parse(text: str) -> tuple[int, int, int]:
     return numbers[0], numbers[1], numbers[2]
 
 
-def require_supported(version: str) -> None:
-    """CNIError 1 unless we speak exactly this version."""
-    if version not in SUPPORTED:
-        ours = " ".join(f'"{one}"' for one in SUPPORTED)
+def require_supported(version: str, supported: tuple[str, ...] = SUPPORTED) -> None:
+    """CNIError 1 unless the plugin speaks exactly this version."""
+    if version not in supported:
+        ours = " ".join(f'"{one}"' for one in supported)
         raise CNIError(
             INCOMPATIBLE_VERSION, "incompatible CNI versions", f"config is {shown(version)}, plugin supports [{ours}]"
         )

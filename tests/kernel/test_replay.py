@@ -9,6 +9,7 @@ import pytest
 
 from cni.kernel import inet, link
 from cni.kernel.inet import LinkAddress, LinkRoute
+from cni.kernel.linksettings import LinkSettings, PortMtu
 from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.netlink import Message, Request, Socket
 from cni.kernel.netns import Netns
@@ -55,6 +56,12 @@ REQUESTS: dict[str, list[Request]] = {
     "port": [PORT.make(PORT0), PORT.drop(PORT0)],
     "alias": [link.set_alias(PORT0, "port0", alias) for alias in ("net/c1@eth0@bridge", "x" * 255)],
     "mtu": [link.set_mtu(PORT0, "port0", 1400)],
+    "settings": [
+        LinkSettings("eth0", MAC, 1400, True, True, 500).make(ETH0),
+        LinkSettings("eth0", promisc=False, txqlen=0).make(ETH0),
+        LinkSettings("eth0", allmulti=False).make(ETH0),
+    ],
+    "mtu of a port": [PortMtu("port0", 1400, 1500).make(PORT0), PortMtu("port0", 1400, 1500).drop(PORT0)],
     "addresses": [one.make(ETH0) for one in ON_ETH0] + [one.drop(ETH0) for one in ON_ETH0],
     "routes": [one.make(BR0) for one in OVER_BR0] + [one.drop(BR0) for one in OVER_BR0],
     "neighbours": [one.make(ETH0) for one in SEEDS] + [one.drop(ETH0) for one in SEEDS],

@@ -56,6 +56,26 @@ def test_an_interface_with_a_dot_in_its_name_is_no_other_interface(netns: Path) 
     assert str(setting) == "net/ipv4/conf/eth0.1/arp_notify=1"
 
 
+def test_several_numbers_are_found_however_they_are_set_apart(netns: Path) -> None:
+    setting = Sysctl("net/ipv4/ip_local_port_range", "20000 30000")
+
+    namespaces.inside(netns, setting.make)
+
+    assert namespaces.inside(netns, lambda: sysctl.read(setting.path)) == "20000\t30000"
+    assert namespaces.inside(netns, setting.find)
+    assert not namespaces.inside(netns, setting._replace(value="20000 3000").find)
+
+
+def test_a_setting_can_be_set_back_to_nothing(netns: Path) -> None:
+    setting = Sysctl("net/ipv4/ip_local_reserved_ports", "8080")
+    namespaces.inside(netns, setting.make)
+
+    namespaces.inside(netns, setting._replace(value="").make)
+
+    assert namespaces.inside(netns, lambda: sysctl.read(setting.path)) == ""
+    assert namespaces.inside(netns, setting._replace(value="").find)
+
+
 @pytest.mark.needs("sysctl")
 def test_it_is_written_as_sysctl_takes_it(netns: Path) -> None:
     assert str(ARP_NOTIFY) == "net.ipv4.conf.lo.arp_notify=1"

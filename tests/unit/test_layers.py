@@ -29,8 +29,11 @@ LAYERS = {
     "cni.kernel": "cni.lean ipam.address cni.spec",
     "cni.key": "cni.lean",
     "cni.wanted": "cni.lean ipam.address cni.spec cni.kernel cni.key",
-    "cni.features": POD,
-    "cni.plugins": f"{POD} cni.features",
+    "cni.pods": POD,
+    "cni.features": f"{POD} cni.pods",
+    "cni.podwire": f"{POD} cni.pods cni.features cni.allowlist",
+    "cni.allowlist": "cni.lean cni.spec",
+    "cni.plugins": f"{POD} cni.features cni.allowlist cni.podwire",
     "cni.attach": f"{POD} cni.boot",
     "ipam": "cni.lean ipam.address",
     "cni.invoke": "cni.lean cni.spec cni.key",
@@ -57,8 +60,9 @@ STARTERS = ("install.loader", "install.sources")
 BUILT_IN = {"__future__", "errno", "fcntl", "gc", "select", "sys", "time"}
 """Standard modules without any Python in them, which the path of a pod may name; the rest comes from `cni.lean`."""
 
-SELDOM = {("cni.failing", "traceback"), ("cni.kernel.ruleset", "ctypes")}
-"""Who may import what slow module when no pod waits for it: to show a bug of ours; to load rules, once in a boot."""
+SELDOM = {("cni.failing", "traceback"), ("cni.kernel.ruleset", "ctypes"), ("cni.allowlist", "re")}
+"""Who may import what slow module where that is rare: to show a bug of ours; to load rules, once in a boot; to obey an
+administrator's list."""
 
 GENERIC = {"json", "logging", "select", "signal", "socket", "struct", "time", "types"}
 """Names of standard modules that a script started inside our directory would import instead of theirs."""

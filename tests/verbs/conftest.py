@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests import namespaces
+from tests import calls, namespaces
+from tests.conftest import REFERENCE_PLUGINS
+from tests.verbs.lab import Lab
 from tests.verbs.networks import Network, Reused, host_local
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.calls import InProcess
+    from tests.calls import Exec, InProcess
 
 
 @pytest.fixture
@@ -51,3 +53,29 @@ def reused(lan: Network, make_netns: Callable[[], Path], tmp_path: Path) -> Reus
     path.unlink()
     path.symlink_to(make_netns())
     return Reused(path, result)
+
+
+@pytest.fixture
+def outside(make_netns: Callable[[], Path]) -> Path:
+    """An empty network namespace that `lab` makes a host outside the node of."""
+    return make_netns()
+
+
+@pytest.fixture
+def lab(node: Path, outside: Path) -> Iterator[Lab]:
+    """The test's node, joined to an outside host. See `tests.verbs.lab`."""
+    with Lab(node, outside) as joined:
+        yield joined
+
+
+@pytest.fixture
+def crowd(tmp_path: Path) -> Iterator[namespaces.Crowd]:
+    """Makes network namespaces by the hundred: `crowd.make("pod7")`; they end with the test, or by `crowd.end`."""
+    with namespaces.Crowd(tmp_path / "crowd") as many:
+        yield many
+
+
+@pytest.fixture
+def reference(run_dir: Path, unique: Callable[[], str]) -> Exec:
+    """Calls the reference's plugins, as Debian has them, and none of ours behind them."""
+    return calls.Exec((REFERENCE_PLUGINS,), run_dir, unique())

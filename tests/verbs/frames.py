@@ -5,18 +5,20 @@ from __future__ import annotations
 import select
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from tests import namespaces
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP, ETH_P_IPV6 = 0x3, 0x800, 0x806, 0x86DD  # linux/if_ether.h
 ETH_P_TEST = 0x88B5  # IEEE 802: local experimental
 PACKET_OUTGOING = 4  # linux/if_packet.h
 ICMPV6 = 58
-ROUTER_ADVERTISEMENT, NEIGHBOUR_SOLICITATION = 134, 135  # RFC 4861
+ROUTER_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT = 134, 135, 136  # RFC 4861
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 
@@ -25,6 +27,11 @@ class Frame(NamedTuple):
     source: str
     ethertype: int
     payload: bytes
+
+    @property
+    def protocol(self) -> int:
+        """What the IP packet carries; -1 where there is none."""
+        return {ETH_P_IP: self.payload[9], ETH_P_IPV6: self.payload[6]}.get(self.ethertype, -1)
 
     def asks_for(self, *addresses: str) -> bool:
         """Whether it asks who has one of the addresses: by ARP, or by what IPv6 has instead."""
@@ -46,6 +53,7 @@ class Tap:
 
         self._socket = namespaces.inside(netns, opened)
         self._socket.setblocking(False)
+        self._seen: list[Frame] = []
 
     def __enter__(self) -> Tap:
         return self
@@ -58,7 +66,7 @@ class Tap:
 
     def seen(self) -> list[Frame]:
         """What arrived since the last look."""
-        found: list[Frame] = []
+        found, self._seen = self._seen, []
         while True:
             try:
                 data, (_link, _protocol, kind, *_rest) = self._socket.recvfrom(1 << 16)
@@ -70,24 +78,83 @@ class Tap:
 
     def awaited(self, ethertype: int, count: int = 1, timeout: float = 2.0) -> list[Frame]:
         """The next `count` frames of a type; fewer where no more come in time."""
-        found: list[Frame] = []
+        found = [frame for frame in self.seen() if frame.ethertype == ethertype]
         while len(found) < count and select.select([self._socket], [], [], timeout)[0]:
             found += [frame for frame in self.seen() if frame.ethertype == ethertype]
         return found
 
+    def first(self, wanted: Callable[[Frame], bool], timeout: float = 2.0) -> Frame | None:
+        """The next frame like that; what came before it is forgotten. None where it doesn't come in time."""
+        deadline = time.monotonic() + timeout
+        while True:
+            frames = self.seen()
+            for number, frame in enumerate(frames):
+                if wanted(frame):
+                    self._seen = frames[number + 1 :]
+                    return frame
+            if not select.select([self._socket], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                return None
+
 
 def router_advertisement(mac: str, router: str, lifetime_s: int = 1800) -> Frame:
     """To all nodes: "I am a default router", with the address of the link-local `router`."""
-    source, everyone = (socket.inet_pton(socket.AF_INET6, text) for text in (router, "ff02::1"))
-    link_layer = struct.pack("!BB6s", 1, 1, _mac(mac))
-    body = struct.pack("!BBHBBHII", ROUTER_ADVERTISEMENT, 0, 0, 64, 0, lifetime_s, 0, 0) + link_layer
-    pseudo = source + everyone + struct.pack("!II", len(body), ICMPV6) + body
-    total = sum(struct.unpack(f"!{len(pseudo) // 2}H", pseudo))
+    body = struct.pack("!BBHII", 64, 0, lifetime_s, 0, 0) + struct.pack("!BB6s", 1, 1, _mac(mac))
+    return _icmpv6(mac, router, ROUTER_ADVERTISEMENT, body)
+
+
+def neighbour_advertisement(mac: str, address: str) -> Frame:
+    """To all nodes: "I have `address`, override what you know"; anyone can say it."""
+    body = struct.pack("!I", 1 << 29) + _inet(address) + struct.pack("!BB6s", 2, 1, _mac(mac))
+    return _icmpv6(mac, address, NEIGHBOUR_ADVERTISEMENT, body)
+
+
+def arp_reply(mac: str, address: str) -> Frame:
+    """To all: "`address` is at `mac`", without having been asked."""
+    said = _mac(mac) + _inet(address)
+    return Frame(BROADCAST, mac, ETH_P_ARP, struct.pack("!HHBBH", 1, ETH_P_IP, 6, 4, 2) + said + said)
+
+
+def datagram(target_mac: str, mac: str, source: str, target: str, port: int, *, source_port: int = 40000) -> Frame:
+    """A question to a UDP server, in an IPv4 or IPv6 packet that may claim whatever it likes."""
+    data = b"?\n"
+    head = struct.pack("!HHHH", source_port, port, 8 + len(data), 0)
+    return _packet(target_mac, mac, source, target, socket.IPPROTO_UDP, head + data, 6)
+
+
+def syn(target_mac: str, mac: str, source: str, target: str, port: int, *, source_port: int = 40000) -> Frame:
+    """The first packet of a TCP connection: who listens there answers with a packet, if only to refuse."""
+    segment = struct.pack("!HHIIBBHHH", source_port, port, 1, 0, 5 << 4, 0x02, 0xFFFF, 0, 0)
+    return _packet(target_mac, mac, source, target, socket.IPPROTO_TCP, segment, 16)
+
+
+def _icmpv6(mac: str, source: str, kind: int, body: bytes) -> Frame:
+    return _packet("33:33:00:00:00:01", mac, source, "ff02::1", ICMPV6, struct.pack("!BBH", kind, 0, 0) + body, 2)
+
+
+def _packet(target_mac: str, mac: str, source: str, target: str, protocol: int, body: bytes, checksum_at: int) -> Frame:
+    addresses = _inet(source) + _inet(target)
+    pseudo = addresses + struct.pack("!II", len(body), protocol)
+    body = body[:checksum_at] + struct.pack("!H", _checksum(pseudo + body)) + body[checksum_at + 2 :]
+    if ":" in source:
+        # Neighbour discovery believes only what no router can have passed on: a hop limit of 255.
+        return Frame(
+            target_mac, mac, ETH_P_IPV6, struct.pack("!IHBB", 6 << 28, len(body), protocol, 255) + addresses + body
+        )
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0) + addresses
+    return Frame(target_mac, mac, ETH_P_IP, head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + body)
+
+
+def _checksum(data: bytes) -> int:
+    """RFC 1071."""
+    data += b"\0" * (len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
-    body = body[:2] + struct.pack("!H", ~total & 0xFFFF) + body[4:]
-    header = struct.pack("!IHBB", 6 << 28, len(body), ICMPV6, 255)
-    return Frame("33:33:00:00:00:01", mac, ETH_P_IPV6, header + source + everyone + body)
+    return ~total & 0xFFFF
+
+
+def _inet(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
 def _mac(text: str) -> bytes:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.calls import Caller, Outcome
 
-OURS = ("bridge", "loopback", "host-local")
+OURS = ("bridge", "ptp", "loopback", "host-local", "portmap", "firewall", "tuning")
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
 
@@ -69,10 +69,12 @@ class Network:
         attachments = [{"containerID": pod, "ifname": ifname} for pod, ifname in valid]
         return self.but(**{"cni.dev/valid-attachments": attachments}).call("GC", **how)
 
-    def chained(self, kind: str, before: dict[str, Any], **keys: Any) -> Network:
-        """The plugin `kind` behind this network's, which left the result `before`."""
+    def chained(self, kind: str, before: dict[str, Any], *, theirs: bool = False, **keys: Any) -> Network:
+        """The plugin `kind` behind this network's, which left the result `before`; the reference's if we have none."""
         header = {key: self.config[key] for key in ("cniVersion", "name")}
-        plugin = self.plugin if kind in OURS else Exec(self.plugin.path, self.plugin.run_dir, self.plugin.container_id)
+        plugin = self.plugin
+        if theirs or kind not in OURS:
+            plugin = Exec(self.plugin.path, self.plugin.run_dir, self.plugin.container_id)
         return replace(self, plugin=plugin, config={**header, "type": kind, "prevResult": before, **keys})
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from cni.cli import throwaway
 from tests import session
 from tests.conftest import REFERENCE_PLUGINS
 
@@ -126,3 +127,64 @@ def test_the_bench_of_reservations_has_both_sides_of_every_size_and_layout(execu
         assert row in done.stdout
     assert not list(tmp_path.glob("bench-ipam.*"))
     assert str(tmp_path) not in done.stdout
+
+
+# --- Kubernetes ---------------------------------------------------------------------------------------
+
+needs_the_chain = pytest.mark.needs(*(f"{REFERENCE_PLUGINS}/{name}" for name in ("portmap", "bandwidth")), "iptables")
+
+
+@needs_the_chain
+@pytest.mark.needs("iperf3")
+def test_the_bench_of_a_kubernetes_node_has_every_side_at_every_stage(executables: Path, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.kubernetes", "--quick", "--ours", executables, "--json", file],
+        cwd=session.TOP, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(file.read_text())
+
+    assert list(found["figures"]) == ["0", "10"]
+    for rows in found["figures"].values():
+        assert len(rows) == 6
+        for row in rows:
+            assert list(row["ms"]) == ["reference", "drop-in", "podwire"]
+            assert all(ms > 0 for ms in row["ms"].values())
+            assert row["ratios"]["podwire"] == pytest.approx(row["ms"]["podwire"] / row["ms"]["reference"])
+    assert [row["target"] for row in found["figures"]["0"]] == [0.25, 0.08, None, 0.18, 0.09, None]
+    assert found["throughput"]["ratio"] > 0
+    for title in ("On a node without other pods", "Beside 10 pods", "What grows", "From pod to pod"):
+        assert f"\n{title}" in done.stdout
+    assert str(session.TOP) not in done.stdout
+
+
+RESIDENTS = """
+import sys
+from pathlib import Path
+from bench import kubernetes, standing
+from bench.node import Node
+from cni.cli import throwaway
+
+throwaway.furnish()
+node = Node(kubernetes.setups(Path(sys.argv[1]), Path(sys.argv[1]))["reference"], 0)
+for pods in sys.argv[2:]:
+    node.populate(int(pods))
+print(*sorted(standing.rules()), sep="\\n")
+"""
+
+
+@needs_the_chain
+def test_rules_made_all_at_once_are_those_that_the_reference_makes() -> None:
+    def rules(*populate: str) -> list[str]:
+        command = [*throwaway.command(), sys.executable, "-c", RESIDENTS, str(REFERENCE_PLUGINS), *populate]
+        done = subprocess.run(
+            command, cwd=session.TOP, env=throwaway.environment(), capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        return [line for line in done.stdout.splitlines() if not line.startswith("#")]
+
+    at_once, one_by_one = rules("2"), rules("1", "1")
+
+    assert len(at_once) > 20
+    assert at_once == one_by_one

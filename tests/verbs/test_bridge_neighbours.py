@@ -108,9 +108,13 @@ def test_a_pod_whose_mac_was_changed_is_reached_as_soon_as_it_has_spoken(lan: Ne
         assert namespaces.tcp(lan.node, netns, pod, timeout=0.9) == gateway
 
 
-@pytest.mark.needs(f"{REFERENCE_PLUGINS}/tuning")
+@pytest.mark.parametrize(
+    "theirs",
+    [False, pytest.param(True, marks=pytest.mark.needs(f"{REFERENCE_PLUGINS}/tuning"))],
+    ids=["ours", "theirs"],
+)
 def test_a_pod_whose_mac_a_chained_plugin_changes_is_reached_at_once(
-    lan: Network, netns: Path, make_netns: Callable[[], Path], tmp_path: Path
+    lan: Network, netns: Path, make_netns: Callable[[], Path], tmp_path: Path, theirs: bool
 ) -> None:
     lan = lan.but(cniVersion="1.0.0")
     other = make_netns()
@@ -119,7 +123,7 @@ def test_a_pod_whose_mac_a_chained_plugin_changes_is_reached_at_once(
     namespaces.tcp(lan.node, netns, "10.1.0.3")
     namespaces.tcp(other, netns, "10.1.0.3")
 
-    tuned = lan.chained("tuning", result, mac=NEW_MAC, dataDir=str(tmp_path / "tuning")).add(netns)
+    tuned = lan.chained("tuning", result, theirs=theirs, mac=NEW_MAC, dataDir=str(tmp_path / "tuning")).add(netns)
 
     assert interface(tuned, "eth0")["mac"] == NEW_MAC == oracle.link(netns, "eth0").mac
     for client, ours in ((lan.node, ("10.1.0.1", "fd00:1::1")), (other, ("10.1.0.2", "fd00:1::2"))):

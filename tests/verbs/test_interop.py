@@ -32,7 +32,7 @@ def add_chain(lan: Network, chain: dict[str, dict[str, Any]], netns: Path, pod: 
     """The last word of a chain: the bridge, and the plugins behind it with what each is configured to do."""
     result = lan.add(netns, pod)
     for kind, keys in chain.items():
-        result = lan.chained(kind, result, **keys).add(netns, pod)
+        result = lan.chained(kind, result, theirs=True, **keys).add(netns, pod)
     return result
 
 
@@ -41,13 +41,13 @@ def check_chain(lan: Network, chain: dict[str, dict[str, Any]], result: dict[str
     for kind, keys in chain.items():
         if kind == "portmap":
             continue  # as of 1.1.1 it misses IPv6 rules right after its own ADD, behind their bridge too
-        assert lan.chained(kind, result, **keys).call("CHECK", netns=netns).result == {}
+        assert lan.chained(kind, result, theirs=True, **keys).call("CHECK", netns=netns).result == {}
 
 
 def delete_chain(lan: Network, chain: dict[str, dict[str, Any]], result: dict[str, Any], netns: Path | None) -> None:
     """As runtimes do: in reverse, every member with the chain's last word."""
     for kind, keys in reversed(chain.items()):
-        lan.chained(kind, result, **keys).delete(netns=netns)
+        lan.chained(kind, result, theirs=True, **keys).delete(netns=netns)
     lan.but(prevResult=result).delete(netns=netns)
 
 
@@ -96,7 +96,7 @@ def test_each_of_theirs_passes_our_result_on(kind: str, lan: Network, netns: Pat
     lan = lan.but(cniVersion="1.0.0")
     before = lan.add(netns)
 
-    after = lan.chained(kind, before, dataDir=str(tmp_path / kind)).add(netns)
+    after = lan.chained(kind, before, theirs=True, dataDir=str(tmp_path / kind)).add(netns)
 
     for one in (*before["interfaces"], *after["interfaces"]):
         one.pop("mtu", None)  # which the version of the protocol that they were built for doesn't have
@@ -127,7 +127,7 @@ def test_a_check_of_theirs_that_fails_and_one_of_ours_that_passes_are_two_things
     result = add_chain(lan, {"tuning": keys}, netns)
     namespaces.shell(netns, "ip link set eth0 mtu 1300")
 
-    assert lan.chained("tuning", result, **keys).call("CHECK", netns=netns).code == 1
+    assert lan.chained("tuning", result, theirs=True, **keys).call("CHECK", netns=netns).code == 1
     assert lan.check(result, netns).code == 0
 
 
@@ -307,7 +307,7 @@ def test_a_pod_of_theirs_is_detached_by_ours(named: bool, ours: Network, theirs:
 def test_a_pod_of_theirs_whose_mac_was_tuned_is_detached_by_ours(
     ours: Network, theirs: Network, netns: Path, tmp_path: Path
 ) -> None:
-    keys = {"mac": NEW_MAC, "dataDir": str(tmp_path / "tuning")}
+    keys: dict[str, Any] = {"mac": NEW_MAC, "dataDir": str(tmp_path / "tuning")}
     result = theirs.chained("tuning", theirs.add(netns), **keys).add(netns)
     theirs.chained("tuning", result, **keys).delete(netns=netns)  # gives the first MAC back
 

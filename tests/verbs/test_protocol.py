@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import cni
+from cni import plugins
 from cni.attach import adding
 from tests import calls, namespaces, oracle
 from tests.unit.spec import anything
@@ -171,7 +172,7 @@ def test_a_version_that_can_tell_of_one_address_of_a_family_gets_no_second(
 # --- VERSION ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*PLUGINS, "host-local"])
+@pytest.mark.parametrize("name", [*PLUGINS, "host-local", "tuning"])
 @pytest.mark.parametrize(
     ("stdin", "answered"),
     [
@@ -200,7 +201,7 @@ def test_version_is_answered_in_the_version_that_was_asked_whatever_else_is_said
 # --- the environment --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [*PLUGINS, "host-local"])
+@pytest.mark.parametrize("name", plugins.NAMES)
 @pytest.mark.parametrize(
     ("command", "without", "missing"),
     [
@@ -485,7 +486,7 @@ def test_a_program_that_is_not_called_like_a_plugin_says_how_it_can_be(in_proces
 
     assert error["code"] == 7
     assert "podwire" in error["msg"]
-    assert "bridge, loopback, host-local" in error["details"]
+    assert ", ".join(plugins.NAMES) in error["details"]
 
 
 @pytest.mark.parametrize("defect", [ZeroDivisionError("a defect"), KeyboardInterrupt(), SystemExit(3)])
@@ -600,7 +601,7 @@ def test_an_environment_that_is_not_utf8_is_an_error(plugin: Exec, lan: Network,
 
 KEYS = ("bridge", "isGateway", "isDefaultGateway", "mtu", "hairpinMode", "portIsolation", "enabledad", "vlan", "dns",
         "disableContainerInterface", "ipam", "prevResult", "runtimeConfig", "args", "capabilities", "MTU",
-        "cni.dev/valid-attachments")  # fmt: skip
+        "cni.dev/valid-attachments", "sysctl", "mac", "promisc", "allmulti", "txQLen")  # fmt: skip
 CONFIGURATIONS = st.dictionaries(
     st.sampled_from(KEYS),
     anything.JSON | st.dictionaries(st.sampled_from(["type", "mac", "cni", "ips", "ranges", "subnet"]), anything.JSON),
@@ -610,7 +611,7 @@ CONFIGURATIONS = st.dictionaries(
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     command=st.sampled_from(["ADD", "DEL", "CHECK", "STATUS"]),
-    name=st.sampled_from([*PLUGINS, "host-local"]),
+    name=st.sampled_from(plugins.NAMES),
     config=CONFIGURATIONS,
 )
 def test_whatever_is_configured_the_answer_is_one_of_the_protocols(

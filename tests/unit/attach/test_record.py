@@ -40,8 +40,9 @@ GROUPS = {
     "settings": kinds.SYSCTLS,
     "veths": kinds.VETHS,
     "tuning": kinds.SYSCTLS,
+    "amends": st.one_of(kinds.SYSCTLS, kinds.SETTINGS),
     "pod": st.one_of(kinds.UPS, kinds.LINK_ADDRESSES, kinds.ROUTES, kinds.NEIGHBOURS),
-    "node": st.one_of(kinds.PORTS, kinds.FDB_ENTRIES, kinds.NEIGHBOURS),
+    "node": st.one_of(kinds.PORTS, kinds.PORT_MTUS, kinds.FDB_ENTRIES, kinds.NEIGHBOURS),
 }
 WANTED = st.builds(Wanted, **{name: st.lists(things, max_size=2).map(tuple) for name, things in GROUPS.items()})
 OBJECTS = WANTED.map(objects.to_json)
@@ -49,7 +50,7 @@ RECORDS = st.builds(
     Record,
     KEYS,
     STAGES,
-    TEXT,
+    TEXT.map(lambda path: path.replace("\0", "")),
     NUMBERS,
     NUMBERS,
     NUMBERS,

@@ -17,7 +17,7 @@ from cni.key import Key
 from cni.spec.errors import CNIError
 from cni.spec.netconf import NetConf
 from cni.spec.result import Interface, IPConfig, Route
-from cni.wanted import Pod
+from cni.wanted import Pod, Switch
 from ipam.address import Address, Network
 from ipam.address import Interface as Prefixed
 
@@ -81,6 +81,8 @@ def test_without_any_key_it_is_a_switch_called_cni0() -> None:
         dad=False,
         interface_down=False,
         mac="",
+        promisc=False,
+        force_address=False,
     )
 
 
@@ -90,13 +92,14 @@ def test_every_key_is_read() -> None:
         "mtu": 9000,
         "isDefaultGateway": True,
         "hairpinMode": True,
+        "forceAddress": True,
         "portIsolation": True,
         "enabledad": True,
         "disableContainerInterface": True,
         "runtimeConfig": {"mac": MAC},
     }
 
-    assert feature(**keys) == BridgeFeature("br0", 9000, True, True, True, True, True, True, MAC)
+    assert feature(**keys) == BridgeFeature("br0", 9000, True, True, True, True, True, True, MAC, False, True)
 
 
 def test_a_default_gateway_is_a_gateway() -> None:
@@ -107,11 +110,6 @@ def test_a_default_gateway_is_a_gateway() -> None:
 UNSUPPORTED: dict[str, object] = {
     "vlan": 100,
     "vlanTrunk": [{"id": 101}],
-    "macspoofchk": True,
-    "promiscMode": True,
-    "forceAddress": True,
-    "ipMasq": True,
-    "ipMasqBackend": "nftables",
 }
 
 
@@ -131,7 +129,7 @@ def test_what_asks_for_nothing_is_not_refused(key: str, nothing: object) -> None
 
 def test_keys_match_in_any_case() -> None:
     assert feature(ISGATEWAY=True).is_gateway
-    assert refusal(IPMASQ=True).code == 2
+    assert refusal(VLAN=7).code == 2
 
 
 @pytest.mark.parametrize(
@@ -153,6 +151,8 @@ def test_keys_match_in_any_case() -> None:
         ("enabledad", {}),
         ("disableContainerInterface", 0),
         ("preserveDefaultVlan", "no"),
+        ("promiscMode", "on"),
+        ("forceAddress", 1),
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_key_and_value(key: str, value: object) -> None:
@@ -167,6 +167,19 @@ def test_an_interface_that_stays_down_has_no_use_for_addresses() -> None:
     error = refusal(disableContainerInterface=True, ipam={"type": "host-local"})
 
     assert (error.code, error.msg) == (7, "cannot use IPAM when DisableContainerInterface flag is set")
+
+
+def test_a_bridge_that_is_promiscuous_needs_no_hairpin() -> None:
+    error = refusal(promiscMode=True, hairpinMode=True)
+
+    assert (error.code, error.msg) == (7, "cannot set hairpin mode and promiscuous mode at the same time")
+    assert feature(promiscMode=True).needs == (Bridge("cni0", "", 0, promisc=True),)
+    assert wanted(promiscMode=True).switches[0].bridge.promisc
+
+
+def test_whether_another_gateway_address_has_to_go_is_the_switchs_to_know() -> None:
+    assert wanted(forceAddress=True).switches[0].force
+    assert not wanted().switches[0].force
 
 
 @pytest.mark.parametrize("ipam", [None, {}])
@@ -228,7 +241,7 @@ def test_a_mac_of_another_type_is_refused() -> None:
 def test_a_pod_without_addresses_is_a_port_and_up() -> None:
     found = wanted()
 
-    assert found.switches == ((Bridge("br0", BRIDGE_MAC, 1500), ()),)
+    assert found.switches == (Switch(Bridge("br0", BRIDGE_MAC, 1500), ()),)
     assert found.veths == (Veth(KEY.tag, HOST_MAC, "eth0", MAC, 1500, "br0"),)
     assert found.pod == (LinkUp("eth0"),)
     assert found.node == (FdbEntry(KEY.tag, MAC),)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import strategies as st
 
 from cni.kernel.inet import LinkAddress, LinkRoute
+from cni.kernel.linksettings import LinkSettings, PortMtu
 from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.nft import Element
 from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
@@ -38,23 +39,33 @@ PREFIXED = VERSIONS.flatmap(_prefixed)
 NETWORKS = PREFIXED.map(lambda prefixed: prefixed.network)
 
 VETHS = st.builds(Veth, NAMES, MACS, NAMES, MACS, U32, st.just("") | NAMES)
-BRIDGES = st.builds(Bridge, NAMES, MACS, U32)
+BRIDGES = st.builds(Bridge, NAMES, MACS, U32, st.booleans())
 UPS = st.builds(LinkUp, NAMES)
 PORTS = st.builds(BridgePort, NAMES, st.booleans(), st.booleans())
-LINK_ADDRESSES = st.builds(LinkAddress, NAMES, PREFIXED, st.booleans())
+LINK_ADDRESSES = st.builds(LinkAddress, NAMES, PREFIXED, st.booleans(), st.booleans())
 
 
 def _routes(dst: Network) -> SearchStrategy[LinkRoute]:
-    gateways = st.none() | addresses(dst.version)
+    others = st.none() | addresses(dst.version)
     scopes = st.none() | st.integers(0, 255)
-    return st.builds(LinkRoute, NAMES, st.just(dst), gateways, U32, U32, U32, st.none() | U32, scopes)
+    return st.builds(LinkRoute, NAMES, st.just(dst), others, U32, U32, U32, st.none() | U32, scopes, others)
 
 
 ROUTES = NETWORKS.flatmap(_routes)
 NEIGHBOURS = st.builds(Neighbour, NAMES, ADDRESSES, MACS)
 FDB_ENTRIES = st.builds(FdbEntry, NAMES, MACS)
+PORT_MTUS = st.builds(PortMtu, NAMES, U32, U32)
+SETTINGS = st.builds(
+    LinkSettings,
+    NAMES,
+    st.just("") | MACS,
+    st.none() | U32,
+    st.none() | st.booleans(),
+    st.none() | st.booleans(),
+    st.none() | U32,
+)
 SYSCTLS = st.builds(Sysctl, NAMES.map("net/ipv4/conf/{}/arp_notify".format), st.sampled_from("012"))
-SWITCHES = st.builds(Switch, BRIDGES, st.lists(PREFIXED, max_size=3).map(tuple))
+SWITCHES = st.builds(Switch, BRIDGES, st.lists(PREFIXED, max_size=3).map(tuple), st.booleans())
 
 # By nft's word for a type, all texts that are of it. Spaces are in no interface's name, and quotes in none for us.
 FIELDS = {

@@ -13,6 +13,7 @@ import pytest
 
 from cni.kernel import inet, link, netlink
 from cni.kernel.inet import LinkAddress, LinkRoute
+from cni.kernel.linksettings import LinkSettings, PortMtu
 from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.netlink import Message, Request
 from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
@@ -98,6 +99,14 @@ CASES: dict[str, Callable[[], Case]] = {
     "link up": lambda: (LinkUp("eth0").make(LINK), "link", SET, {**AT, "flags": 1, "change": 1}, []),
     "link down": lambda: (LinkUp("eth0").drop(LINK), "link", SET, {**AT, "flags": 0, "change": 1}, []),
     "mtu": lambda: (link.set_mtu(LINK, "eth0", 1400), "link", SET, AT, [("IFLA_MTU", 1400)]),
+    "settings": lambda: (
+        LinkSettings("eth0", MAC, 1400, True, False, 500).make(LINK), "link", SET,
+        {**AT, "flags": 0x100, "change": 0x300}, [("IFLA_ADDRESS", MAC), ("IFLA_MTU", 1400), ("IFLA_TXQLEN", 500)],
+    ),
+    "one setting": lambda: (
+        LinkSettings("eth0", allmulti=True).make(LINK), "link", SET, {**AT, "flags": 0x200, "change": 0x200}, []
+    ),
+    "mtu of a port back": lambda: (PortMtu("port0", 1400, 1500).drop(LINK), "link", SET, AT, [("IFLA_MTU", 1500)]),
     "port": lambda: (PORT.make(LINK), "link", SET, {**AT, "family": AF_BRIDGE}, port(hairpin=1)),
     "port as it begins": lambda: (PORT.drop(LINK), "link", SET, {**AT, "family": AF_BRIDGE}, port(hairpin=0)),
     "address": lambda: (

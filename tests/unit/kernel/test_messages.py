@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cni.kernel import inet, link, netlink
 from cni.kernel.inet import FoundAddress, LinkAddress, LinkRoute
 from cni.kernel.link import Link
+from cni.kernel.linksettings import LinkSettings
 from cni.kernel.neighbour import Neighbour
 from cni.kernel.netlink import Message, Request
 from cni.kernel.ports import Bridge, Veth
@@ -30,7 +31,13 @@ PARSERS: dict[str, Callable[[Message], object]] = {
     "route v6": lambda message: inet._parse_route(message, 6),
 }
 LINK_OBJECTS = st.one_of(
-    objects.UPS, objects.PORTS, objects.LINK_ADDRESSES, objects.ROUTES, objects.NEIGHBOURS, objects.FDB_ENTRIES
+    objects.UPS,
+    objects.PORTS,
+    objects.PORT_MTUS,
+    objects.LINK_ADDRESSES,
+    objects.ROUTES,
+    objects.NEIGHBOURS,
+    objects.FDB_ENTRIES,
 )
 
 
@@ -106,6 +113,35 @@ def test_every_request_can_be_framed_and_says_what_it_asks(thing: inet.LinkRoute
         assert message.body == request.body
         assert request.what.startswith(("ip ", "bridge "))
         assert thing.link in request.what
+
+
+@given(objects.SETTINGS, INDEXES)
+def test_what_is_said_of_a_link_reads_as_it_was_written_and_nothing_else_is_said(
+    wanted: LinkSettings, index: int
+) -> None:
+    request = wanted.make(index)
+
+    found = Link.parse(as_told(request))
+    _, _, _, _, change = struct.unpack_from("=BxHiII", request.body)
+    told = netlink.attributes(request.body, 16)
+    assert (found.ifindex, found.mac, found.mtu) == (index, wanted.mac, wanted.mtu or 0)
+    assert (found.promisc, found.allmulti, found.txqlen) == (
+        bool(wanted.promisc),
+        bool(wanted.allmulti),
+        wanted.txqlen or 0,
+    )
+    assert bool(change & link.IFF_PROMISC) == (wanted.promisc is not None)
+    assert bool(change & link.IFF_ALLMULTI) == (wanted.allmulti is not None)
+    assert set(told) == {
+        kind
+        for kind, said in (
+            (link.IFLA_ADDRESS, wanted.mac != ""),
+            (link.IFLA_MTU, wanted.mtu is not None),
+            (link.IFLA_TXQLEN, wanted.txqlen is not None),
+        )
+        if said
+    }
+    assert request.what.startswith(f"ip link set {wanted.link}")
 
 
 # --- what differs in one thing only -----------------------------------------------------------------

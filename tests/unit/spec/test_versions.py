@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 
@@ -71,6 +73,18 @@ def test_a_version_counts_only_by_its_exact_text(version: str) -> None:
     assert error.details == (
         f'config is "{version}", plugin supports ["0.1.0" "0.2.0" "0.3.0" "0.3.1" "0.4.0" "1.0.0" "1.1.0"]'
     )
+
+
+@pytest.mark.parametrize(("some", "since"), [(versions.SINCE_0_3, "0.3.0"), (versions.SINCE_0_4, "0.4.0")])
+def test_a_plugin_may_speak_the_later_versions_only(some: tuple[str, ...], since: str) -> None:
+    assert some == tuple(one for one in versions.SUPPORTED if versions.parse(one) >= versions.parse(since))
+    for version in some:
+        versions.require_supported(version, some)
+
+    error = refusal(versions.require_supported, "0.1.0", some)
+
+    assert error.code == INCOMPATIBLE_VERSION
+    assert error.details == f'config is "0.1.0", plugin supports [{" ".join(json.dumps(one) for one in some)}]'
 
 
 SINCE = {"ADD": "0.1.0", "DEL": "0.1.0", "VERSION": "0.1.0", "CHECK": "0.4.0", "GC": "1.1.0", "STATUS": "1.1.0"}
