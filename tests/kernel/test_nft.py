@@ -476,10 +476,23 @@ def test_the_types_of_sets_are_told_as_they_were_declared(netns: Path, nl: Socke
     assert {types[name] for name in ("networks", "marks", "marked", "counters", "postrouting_x")} == {""}
 
 
-def test_a_declared_thing_can_be_deleted_as_the_kind_that_it_is(netns: Path, nl: Socket) -> None:
-    for one in nftlist.declared(nl, "inet"):
-        namespaces.shell(netns, f"nft delete {one.kind} {one.family} podwire {one.name}")
+ENTANGLED = """
+table inet podwire {
+    map known { type ipv4_addr : verdict; elements = { 10.0.0.1 : jump chain_1 } }
+    chain last { type filter hook input priority 0; iifname @ports ip saddr vmap @known; jump chain_2; }
+}
+"""
 
+
+def test_declared_things_can_be_emptied_and_then_deleted_whichever_names_the_other(netns: Path, nl: Socket) -> None:
+    rulesets.load(netns, ENTANGLED)
+    old = nftlist.declared(nl, "inet")
+
+    rulesets.load(
+        netns, "".join(f"{verb} {one.kind} inet podwire {one.name}\n" for verb in ("flush", "delete") for one in old)
+    )
+
+    assert {"known", "last", "chain_1", "ports"} <= {one.name for one in old}
     assert nftlist.declared(nl, "inet") == []
 
 
