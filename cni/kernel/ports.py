@@ -5,6 +5,8 @@ of the other. The node's ends meet in a *bridge*, a switch whose ports they are.
 ends, the pod's end already in the pod's namespace, named and addressed; so nothing has to be renamed or
 moved, udev finds no device without a permanent address to meddle with, and there is no half-made pair.
 
+An *ifb* stands beside the way in where that is shaped.
+
 Each object has `make`, `drop` and `find` side by side (rtnetlink(7), linux/if_link.h).
 """
 
@@ -123,10 +125,35 @@ class Bridge(NamedTuple):
 
 
 class Ifb(NamedTuple):
-    """A link that sends back to be received what is redirected to it, so that what comes in can be queued."""
+    """A link that sends back to be received what is redirected to it, so that what comes in can be queued: see `tc`.
+
+    Its transmit queue stays as long as the kernel makes it, 32 packets. What waits for its turn waits in its qdisc;
+    the queue behind that holds what is on its way back, and with a length of 0 would stop and start for each packet.
+    """
 
     name: str
+    """The attachment's ifb tag."""
     mtu: int
+    """0 leaves it to the kernel."""
+    mac: str
+
+    def make(self) -> Request:
+        """Makes it, up. Without EEXIST tolerance: a name that is taken belongs to somebody else."""
+        body = (
+            ifinfomsg(flags=IFF_UP, change=IFF_UP)
+            + text(IFLA_IFNAME, self.name)
+            + mac(IFLA_ADDRESS, self.mac)
+            + (u32(IFLA_MTU, self.mtu) if self.mtu else b"")
+            + nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "ifb"))
+        )
+        what = f"ip link add {self.name} address {self.mac}{f' mtu {self.mtu}' if self.mtu else ''} up type ifb"
+        return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what, option="CONFIG_IFB")
+
+    def drop(self, index: int) -> Request:
+        return links.drop(index, self.name)
+
+    def find(self, nl: Socket) -> Link | None:
+        return links.find(nl, self.name)
 
 
 class LinkUp(NamedTuple):
