@@ -109,42 +109,56 @@ class Tap:
 
 def router_advertisement(mac: str, router: str, lifetime_s: int = 1800) -> Frame:
     """To all nodes: "I am a default router", with the address of the link-local `router`."""
-    link_layer = struct.pack("!BB6s", 1, 1, _mac(mac))
-    body = struct.pack("!BBHII", 64, 0, lifetime_s, 0, 0) + link_layer
+    body = struct.pack("!BBHII", 64, 0, lifetime_s, 0, 0) + struct.pack("!BB6s", 1, 1, _mac(mac))
     return icmpv6(mac, router, ROUTER_ADVERTISEMENT, body)
 
 
-def icmpv6(mac: str, source: str, kind: int, body: bytes, *, to: str = "ff02::1", padded: bool = False) -> Frame:
-    """A message of neighbour discovery: `body` is what comes behind the checksum. `padded`: with an extension header
-    before it, which says nothing."""
-    message = struct.pack("!BBH", kind, 0, 0) + body
-    sender, receiver = (socket.inet_pton(socket.AF_INET6, text) for text in (source, to))
-    pseudo = sender + receiver + struct.pack("!II", len(message), ICMPV6) + message
-    message = message[:2] + struct.pack("!H", _checksum(pseudo)) + message[4:]
-    if padded:
-        message = bytes([ICMPV6, 0, 1, 4, 0, 0, 0, 0]) + message  # RFC 8200: hop-by-hop options, PadN
-    return ipv6(mac, source, 0 if padded else ICMPV6, message, to=to)
+def neighbour_advertisement(mac: str, address: str) -> Frame:
+    """To all nodes: "I have `address`, override what you know"; anyone can say it."""
+    body = struct.pack("!I", 1 << 29) + _inet(address) + struct.pack("!BB6s", 2, 1, _mac(mac))
+    return icmpv6(mac, address, NEIGHBOUR_ADVERTISEMENT, body)
 
 
-def ipv6(mac: str, source: str, following: int, payload: bytes, *, to: str = "ff02::1") -> Frame:
-    sender, receiver = (socket.inet_pton(socket.AF_INET6, text) for text in (source, to))
-    header = struct.pack("!IHBB", 6 << 28, len(payload), following, 255)
-    return Frame("33:33:00:00:00:01", mac, ETH_P_IPV6, header + sender + receiver + payload)
+def arp_reply(mac: str, address: str) -> Frame:
+    """To all: "`address` is at `mac`", without having been asked."""
+    said = _mac(mac) + _inet(address)
+    return Frame(BROADCAST, mac, ETH_P_ARP, struct.pack("!HHBBH", 1, ETH_P_IP, 6, 4, 2) + said + said)
 
 
-def ipv4(mac: str, source: str, payload: bytes, *, to: str = "255.255.255.255") -> Frame:
-    """Of a protocol that nobody speaks."""
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, IPPROTO_EXPERIMENT, 0)
-    header += socket.inet_aton(source) + socket.inet_aton(to)
-    header = header[:10] + struct.pack("!H", _checksum(header)) + header[12:]
-    return Frame(BROADCAST, mac, ETH_P_IP, header + payload)
+def datagram(target_mac: str, mac: str, source: str, target: str, port: int, *, source_port: int = 40000) -> Frame:
+    """A question to a UDP server, in an IPv4 or IPv6 packet that may claim whatever it likes."""
+    data = b"?\n"
+    head = struct.pack("!HHHH", source_port, port, 8 + len(data), 0)
+    return _packet(target_mac, mac, source, target, socket.IPPROTO_UDP, head + data, 6)
+
+
+def syn(target_mac: str, mac: str, source: str, target: str, port: int, *, source_port: int = 40000) -> Frame:
+    """The first packet of a TCP connection: who listens there answers with a packet, if only to refuse."""
+    segment = struct.pack("!HHIIBBHHH", source_port, port, 1, 0, 5 << 4, 0x02, 0xFFFF, 0, 0)
+    return _packet(target_mac, mac, source, target, socket.IPPROTO_TCP, segment, 16)
+
+
+def icmpv6(mac: str, source: str, kind: int, body: bytes) -> Frame:
+    """A message to all nodes of the link; `body` is what comes behind the checksum."""
+    return _packet("33:33:00:00:00:01", mac, source, "ff02::1", ICMPV6, struct.pack("!BBH", kind, 0, 0) + body, 2)
+
+
+def extended(frame: Frame) -> Frame:
+    """The same with an IPv6 extension header before what the packet carries, which says nothing (RFC 8200, 4.3)."""
+    head, body = frame.payload[:40], bytes([frame.protocol, 0, 1, 4, 0, 0, 0, 0]) + frame.payload[40:]
+    return frame._replace(payload=head[:4] + struct.pack("!HB", len(body), 0) + head[7:] + body)
+
+
+def experiment(mac: str, source: str, data: bytes = b"hello") -> Frame:
+    """To everybody, by a protocol that nobody speaks."""
+    everybody = "ff02::1" if ":" in source else "255.255.255.255"
+    return _packet(BROADCAST, mac, source, everybody, IPPROTO_EXPERIMENT, bytes(2) + data, 0)
 
 
 def arp(mac: str, sender: str, target: str, *, answer: bool = False, hardware: int = 1) -> Frame:
     """To everybody: who has `target`; or, as an answer, that `sender` is at `mac`."""
     body = struct.pack("!HHBBH", hardware, ETH_P_IP, 6, 4, 2 if answer else 1)
-    body += _mac(mac) + socket.inet_aton(sender) + bytes(6) + socket.inet_aton(target)
-    return Frame(BROADCAST, mac, ETH_P_ARP, body)
+    return Frame(BROADCAST, mac, ETH_P_ARP, body + _mac(mac) + _inet(sender) + bytes(6) + _inet(target))
 
 
 def tagged(frame: Frame, vlan: int = 0) -> Frame:
@@ -160,11 +174,30 @@ def untagged(frame: Frame) -> Frame:
     return frame._replace(ethertype=ethertype, payload=frame.payload[4:])
 
 
+def _packet(target_mac: str, mac: str, source: str, target: str, protocol: int, body: bytes, checksum_at: int) -> Frame:
+    addresses = _inet(source) + _inet(target)
+    pseudo = addresses + struct.pack("!II", len(body), protocol)
+    body = body[:checksum_at] + struct.pack("!H", _checksum(pseudo + body)) + body[checksum_at + 2 :]
+    if ":" in source:
+        # Neighbour discovery believes only what no router can have passed on: a hop limit of 255.
+        return Frame(
+            target_mac, mac, ETH_P_IPV6, struct.pack("!IHBB", 6 << 28, len(body), protocol, 255) + addresses + body
+        )
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0) + addresses
+    return Frame(target_mac, mac, ETH_P_IP, head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + body)
+
+
 def _checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
+    """RFC 1071."""
+    data += b"\0" * (len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
+
+
+def _inet(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
 def _mac(text: str) -> bytes:
