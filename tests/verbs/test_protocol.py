@@ -33,7 +33,7 @@ PLUGINS = ("bridge", "ptp", "loopback")
 WITHOUT_CHECK = VERSIONS[:4]
 WITHOUT_GC = VERSIONS[:6]
 DNS = {"nameservers": ["10.1.0.53"], "domain": "lan.example", "search": ["lan.example"], "options": ["ndots:2"]}
-DEFAULTS = [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}, {"dst": "::/0", "gw": "fd00:1::1"}]
+DEFAULTS: list[dict[str, Any]] = [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}, {"dst": "::/0", "gw": "fd00:1::1"}]
 
 
 # --- the matrix -------------------------------------------------------------------------------------
