@@ -28,12 +28,12 @@ def br0(nl: Socket, bridge: Link) -> int:
     return bridge.ifindex
 
 
-def to(dst: str, gw: str = "", *, src: str = "", **more: int) -> LinkRoute:
-    route = LinkRoute("br0", Network.parse(dst), Address.parse(gw) if gw else None, **more)  # type: ignore[arg-type]
+def to(dst: str, gw: str = "", *, src: str = "", **more: Any) -> LinkRoute:
+    route = LinkRoute("br0", Network.parse(dst), Address.parse(gw) if gw else None, **more)
     return route._replace(src=Address.parse(src) if src else None)
 
 
-def seen(dst: str, gw: str = "", *, scope: str = "global", table: int = oracle.MAIN, **more: object) -> oracle.Route:
+def seen(dst: str, gw: str = "", *, scope: str = "global", table: int = oracle.MAIN, **more: int) -> oracle.Route:
     plain = oracle.Route(dst, "br0", gw, "", table, scope, "unicast", 0, 0, 0, STATIC)
     return replace(plain, **more)  # type: ignore[arg-type]  # mypy would have numbers in every field
 
@@ -44,7 +44,7 @@ CASES = {
     "on the link": (to("10.9.0.0/16"), seen("10.9.0.0/16", scope="link")),
     "on the link, with a scope": (to("10.9.0.0/16", scope=0), seen("10.9.0.0/16")),
     "on this very host": (to("10.9.0.7/32", scope=254), seen("10.9.0.7/32", scope="host")),
-    "from an address": (to("10.9.0.0/16", "10.0.0.2", src="10.0.0.1"), seen("10.9.0.0/16", "10.0.0.2", src="10.0.0.1")),
+    "from an address": (to("10.9.0.0/16", "10.0.0.2", src="10.0.0.1"), replace(seen("10.9.0.0/16", "10.0.0.2"), src="10.0.0.1")),
     "one host": (to("10.9.0.7/32", "10.0.0.2"), seen("10.9.0.7/32", "10.0.0.2")),
     "mtu": (to("10.9.0.0/16", "10.0.0.2", mtu=1400), seen("10.9.0.0/16", "10.0.0.2", mtu=1400)),
     "advmss": (to("10.9.0.0/16", "10.0.0.2", advmss=1300), seen("10.9.0.0/16", "10.0.0.2", advmss=1300)),
@@ -60,7 +60,7 @@ CASES = {
     "v6 on the link": (to("fd09::/48"), seen("fd09::/48", priority=V6_METRIC)),
     "v6 from an address": (
         to("fd09::/48", "fd00::2", src="fd00::1"),
-        seen("fd09::/48", "fd00::2", src="fd00::1", priority=V6_METRIC),
+        replace(seen("fd09::/48", "fd00::2", priority=V6_METRIC), src="fd00::1"),
     ),
     "v6 table 0": (to("fd09::/48", "fd00::2", table=0), seen("fd09::/48", "fd00::2", priority=V6_METRIC)),
     "v6 everything": (

@@ -44,7 +44,7 @@ def network_of(plugin: Caller, name: str, version: str, node: Path, tmp_path: Pa
     config: dict[str, Any] = {"cniVersion": version, "name": "lan", "type": name}
     if name != "loopback":
         ranges = [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]
-        routes = [{"dst": "10.9.0.0/16", "gw": "10.1.0.9", "mtu": 1400, "table": 100}]
+        routes: list[Any] = [{"dst": "10.9.0.0/16", "gw": "10.1.0.9", "mtu": 1400, "table": 100}]
         if name == "ptp":
             # There is nobody else on the link, so no other gateway; and no default route unless IPAM brings one.
             routes = [{"dst": "10.9.0.0/16", "gw": "10.1.0.1", "mtu": 1400, "table": 100}, *DEFAULTS]
@@ -483,10 +483,10 @@ def test_an_error_about_the_configuration_speaks_its_version_where_that_can_be_k
 
 
 def test_a_program_that_is_not_called_like_a_plugin_says_how_it_can_be(in_process: InProcess, netns: Path) -> None:
-    error = in_process("podwire", "ADD", {"cniVersion": "1.1.0", "name": "lan"}, netns=netns).error
+    error = in_process("podwired", "ADD", {"cniVersion": "1.1.0", "name": "lan"}, netns=netns).error
 
     assert error["code"] == 7
-    assert "podwire" in error["msg"]
+    assert "podwired" in error["msg"]
     assert ", ".join(plugins.NAMES) in error["details"]
 
 
