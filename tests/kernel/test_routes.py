@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,7 +45,10 @@ CASES = {
     "on the link": (to("10.9.0.0/16"), seen("10.9.0.0/16", scope="link")),
     "on the link, with a scope": (to("10.9.0.0/16", scope=0), seen("10.9.0.0/16")),
     "on this very host": (to("10.9.0.7/32", scope=254), seen("10.9.0.7/32", scope="host")),
-    "from an address": (to("10.9.0.0/16", "10.0.0.2", src="10.0.0.1"), replace(seen("10.9.0.0/16", "10.0.0.2"), src="10.0.0.1")),
+    "from an address": (
+        to("10.9.0.0/16", "10.0.0.2", src="10.0.0.1"),
+        replace(seen("10.9.0.0/16", "10.0.0.2"), src="10.0.0.1"),
+    ),
     "one host": (to("10.9.0.7/32", "10.0.0.2"), seen("10.9.0.7/32", "10.0.0.2")),
     "mtu": (to("10.9.0.0/16", "10.0.0.2", mtu=1400), seen("10.9.0.0/16", "10.0.0.2", mtu=1400)),
     "advmss": (to("10.9.0.0/16", "10.0.0.2", advmss=1300), seen("10.9.0.0/16", "10.0.0.2", advmss=1300)),
