@@ -106,6 +106,12 @@ def _portmap(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
     return None, (PortMapFeature.parse(conf),)
 
 
+def _bandwidth(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
+    from cni.features.bandwidth import BandwidthFeature
+
+    return None, (BandwidthFeature.parse(conf, conf.keys),)
+
+
 PLUGINS: Final = {
     "podwire": Plugin(_podwire, dns=_podwire_dns, data_dir="addresses"),
     "bridge": Plugin(_bridge),
@@ -114,6 +120,7 @@ PLUGINS: Final = {
     "tuning": Plugin(_tuning, chained=True),
     "firewall": Plugin(_firewall, chained=True, supported=versions.SINCE_0_4),
     "portmap": Plugin(_portmap, chained=True),
+    "bandwidth": Plugin(_bandwidth, chained=True, supported=versions.SINCE_0_3),
 }
 HOST_LOCAL: Final = "host-local"
 """The one that hands out addresses and attaches nothing."""

@@ -74,7 +74,7 @@ def _bridge(conf: NetConf, args: str) -> Main:
             is_gateway=True,
             is_default_gateway=True,
             hairpin=False,
-            isolated=True,
+            isolated=False,
             dad=keys.flag("enabledad"),
             interface_down=False,
             mac=pods.mac_of(conf, parse_args(args)),

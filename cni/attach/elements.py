@@ -77,7 +77,9 @@ def _put(node: Node, key: Key, elements: Sequence[Element]) -> bool:
     with node.claims_lock():
         taken = claims.take(node, key, claimed)
         if taken:
-            _delete(node, [one for one in elements if one.claim in taken])
+            from cni.attach import tables
+
+            _delete(node, tables.left_by(node, taken))
         return _add(node, elements)
 
 
