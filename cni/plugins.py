@@ -37,6 +37,18 @@ class Plugin(NamedTuple):
     """Where host-local keeps reservations unless told, below the state directory; "": where the reference does."""
 
 
+def _podwire(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:
+    from cni import podwire
+
+    return podwire.features(conf, args)
+
+
+def _podwire_dns(conf: NetConf) -> DNS | None:
+    from cni import podwire
+
+    return podwire.dns(conf)
+
+
 def _bridge(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:
     from cni.features.bridge import BridgeFeature
 
@@ -94,13 +106,21 @@ def _portmap(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
     return None, (PortMapFeature.parse(conf),)
 
 
+def _bandwidth(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
+    from cni.features.bandwidth import BandwidthFeature
+
+    return None, (BandwidthFeature.parse(conf, conf.keys),)
+
+
 PLUGINS: Final = {
+    "podwire": Plugin(_podwire, dns=_podwire_dns, data_dir="addresses"),
     "bridge": Plugin(_bridge),
     "ptp": Plugin(_ptp),
     "loopback": Plugin(_loopback, recorded=False),
     "tuning": Plugin(_tuning, chained=True),
     "firewall": Plugin(_firewall, chained=True, supported=versions.SINCE_0_4),
     "portmap": Plugin(_portmap, chained=True),
+    "bandwidth": Plugin(_bandwidth, chained=True, supported=versions.SINCE_0_3),
 }
 HOST_LOCAL: Final = "host-local"
 """The one that hands out addresses and attaches nothing."""

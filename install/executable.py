@@ -39,7 +39,7 @@ CALLS = {
     "DEL": (*_EITHER, "cni.attach.removing", "cni.kernel.neighbour"),
 }
 """What the calls that a pod waits for import, besides what these modules import in turn."""
-NAMES = ("podwire", "bridge", "ptp", "loopback", "host-local", "portmap", "firewall", "tuning")
+NAMES = ("podwire", "bridge", "ptp", "loopback", "host-local", "portmap", "bandwidth", "firewall", "tuning")
 """What a complete CNI bin directory has."""
 
 COMPILED = "compiled/"

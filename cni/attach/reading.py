@@ -141,16 +141,16 @@ def _fdb(link: Any, mac: Any) -> object:
     return FdbEntry(text(link), text(mac))
 
 
-def _port(link: Any, hairpin: Any, isolated: Any) -> object:
+def _port(link: Any, hairpin: Any, isolated: Any, flooded: Any = True) -> object:
     from cni.kernel.ports import BridgePort
 
-    return BridgePort(text(link), _flag(hairpin), _flag(isolated))
+    return BridgePort(text(link), _flag(hairpin), _flag(isolated), _flag(flooded))
 
 
-def _ifb(name: Any, mtu: Any) -> object:
+def _ifb(name: Any, mtu: Any, mac: Any) -> object:
     from cni.kernel.ports import Ifb
 
-    return Ifb(text(name), _number(mtu))
+    return Ifb(text(name), _number(mtu), text(mac))
 
 
 def _link(

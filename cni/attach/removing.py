@@ -60,7 +60,7 @@ def remove(node: Node, old: Record) -> None:
     hanging = objects.hanging_of(old.objects)
     with failures:
         delete_links(node, old.key, with_ifb="ifbs" in old.objects)
-    for thing in hanging:  # all else went with the port
+    for thing in reversed(hanging):  # all else went with the port
         with failures:
             _drop(node, thing)
     _drop_rules(node, old, failures)
@@ -123,7 +123,10 @@ def delete_links(node: Node, key: Key, *, with_ifb: bool = True) -> None:
 
 
 def _drop(node: Node, thing: LinkObject) -> None:
-    """It hangs on a bridge, or on another's port, so it has to go by itself, unless it is another pod's by now."""
+    """It hangs on a bridge, or on another's port, so it has to go by itself, unless it is another pod's by now or
+    something else has come to hang on it."""
     link = links.find(node.nl, thing.link)
     if link and thing.find(node.nl, link.ifindex):
-        node.nl.do(thing.drop(link.ifindex))
+        needed = getattr(thing, "needed", None)
+        if not (needed and needed(node.nl, link.ifindex)):
+            node.nl.do(thing.drop(link.ifindex))

@@ -109,11 +109,12 @@ def _remove_rules(node: Node, family: str, used: set[str]) -> None:
     """Of networks that nobody uses any more: the chains and sets whose names end in that of no record's fragment."""
     skeleton = node.skeleton
     constant = set(skeleton.text(family).split()) if skeleton else set()
-    # Chains come first, whose rules name the sets.
     old = [
-        f"delete {one.kind} {family} {nft.TABLE} {one.name}\n"
+        one
         for one in nftlist.declared(node.nf, family)
         if one.name not in constant and one.name.rpartition("_")[2] not in used
     ]
+    # Emptied first: nothing that a rule or a verdict names can be deleted.
+    text = [f"{verb} {one.kind} {family} {nft.TABLE} {one.name}\n" for verb in ("flush", "delete") for one in old]
     if old and skeleton:
-        ruleset.load("".join(old))
+        ruleset.load("".join(text))

@@ -98,6 +98,8 @@ class FirewallFeature(NamedTuple):
     backend: str = ""
     admin_chain: str = ADMIN_CHAIN
     zone: str = ZONE
+    opens: bool = True
+    """Whether the pod's packets are to pass where others would drop them."""
 
     @classmethod
     def parse(cls, conf: NetConf) -> Self:
@@ -121,7 +123,11 @@ class FirewallFeature(NamedTuple):
 
     def wanted(self, pod: Pod) -> Wanted:
         addresses = [ip.address.address for ip in pod.ips]
-        openings = tuple([ForwardOpening(one, self.backend, self.admin_chain, self.zone) for one in addresses])
+        openings = (
+            tuple([ForwardOpening(one, self.backend, self.admin_chain, self.zone) for one in addresses])
+            if self.opens
+            else ()
+        )
         if self.policy == OPEN:
             return Wanted(openings=openings)
         if not pod.iif or _NOT_QUOTED.intersection(pod.iif):

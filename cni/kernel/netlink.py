@@ -70,6 +70,8 @@ FAMILY: Final = {4: socket.AF_INET, 6: socket.AF_INET6}
 
 # The ways in which the kernel says "that is not here": for whoever wants it gone, each is a success.
 ABSENT: Final = frozenset({errno.ENODEV, errno.ENOENT, errno.ESRCH, errno.EADDRNOTAVAIL, errno.ENXIO})
+# What a kernel says of a kind of object that it doesn't know: the second of links, the first of everything in tc.
+_LACKING: Final = frozenset({errno.ENOENT, errno.EOPNOTSUPP})
 # What kernels without IPv6 say of anything in it.
 NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EPFNOSUPPORT})
 
@@ -105,6 +107,8 @@ class Request(NamedTuple):
     """The same request in the syntax of `ip` or `bridge`."""
     fine: frozenset[int] = frozenset()
     """Error numbers that mean: as wanted already."""
+    option: str = ""
+    """What a kernel may have been built without that then refuses this, as its configuration calls it."""
 
 
 class Message(NamedTuple):
@@ -175,6 +179,13 @@ def as_text(value: bytes) -> str:
 def as_int(value: bytes) -> int:
     """From an unsigned number of any width, in native byte order."""
     return int.from_bytes(value, "little" if _LITTLE else "big")
+
+
+def _with_option(request: Request, code: int, hint: str) -> str:
+    """The kernel's sentence, or ours, ending in what the kernel may lack."""
+    if not request.option or code not in _LACKING:
+        return hint
+    return f"{hint or posix.strerror(code)}: does this kernel have {request.option}?"
 
 
 _LITTLE = struct.pack("=H", 1) == b"\1\0"
@@ -285,7 +296,7 @@ class Socket:
                 code, hint = refusal(message)
                 request = requests[message.sequence - first]
                 if code and code not in request.fine and not failed:
-                    failed = NetlinkError(code, request.what, hint)
+                    failed = NetlinkError(code, request.what, _with_option(request, code, hint))
                 if message.sequence == last:
                     if failed:
                         raise failed

@@ -5,6 +5,8 @@ of the other. The node's ends meet in a *bridge*, a switch whose ports they are.
 ends, the pod's end already in the pod's namespace, named and addressed; so nothing has to be renamed or
 moved, udev finds no device without a permanent address to meddle with, and there is no half-made pair.
 
+An *ifb* stands beside the way in where that is shaped.
+
 Each object has `make`, `drop` and `find` side by side (rtnetlink(7), linux/if_link.h).
 """
 
@@ -16,8 +18,11 @@ from cni.kernel import link as links
 from cni.kernel.link import (
     IFF_UP,
     IFLA_ADDRESS,
+    IFLA_BRPORT_BCAST_FLOOD,
     IFLA_BRPORT_ISOLATED,
+    IFLA_BRPORT_MCAST_FLOOD,
     IFLA_BRPORT_MODE,
+    IFLA_BRPORT_UNICAST_FLOOD,
     IFLA_IFNAME,
     IFLA_INFO_DATA,
     IFLA_INFO_KIND,
@@ -120,10 +125,35 @@ class Bridge(NamedTuple):
 
 
 class Ifb(NamedTuple):
-    """A link that sends back to be received what is redirected to it, so that what comes in can be queued."""
+    """A link that sends back to be received what is redirected to it, so that what comes in can be queued: see `tc`.
+
+    Its transmit queue stays as long as the kernel makes it, 32 packets. What waits for its turn waits in its qdisc;
+    the queue behind that holds what is on its way back, and with a length of 0 would stop and start for each packet.
+    """
 
     name: str
+    """The attachment's ifb tag."""
     mtu: int
+    """0 leaves it to the kernel."""
+    mac: str
+
+    def make(self) -> Request:
+        """Makes it, up. Without EEXIST tolerance: a name that is taken belongs to somebody else."""
+        body = (
+            ifinfomsg(flags=IFF_UP, change=IFF_UP)
+            + text(IFLA_IFNAME, self.name)
+            + mac(IFLA_ADDRESS, self.mac)
+            + (u32(IFLA_MTU, self.mtu) if self.mtu else b"")
+            + nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "ifb"))
+        )
+        what = f"ip link add {self.name} address {self.mac}{f' mtu {self.mtu}' if self.mtu else ''} up type ifb"
+        return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what, option="CONFIG_IFB")
+
+    def drop(self, index: int) -> Request:
+        return links.drop(index, self.name)
+
+    def find(self, nl: Socket) -> Link | None:
+        return links.find(nl, self.name)
 
 
 class LinkUp(NamedTuple):
@@ -143,28 +173,39 @@ class LinkUp(NamedTuple):
 
 
 class BridgePort(NamedTuple):
-    """How a bridge treats one port: whether frames may leave where they came in (hairpin), and whether it is
-    kept from other isolated ports."""
+    """How a bridge treats one port: whether frames may leave where they came in (hairpin), whether it is
+    kept from other isolated ports, and whether it gets what other ports send to everybody, or to nobody known."""
 
     link: str
     hairpin: bool
     isolated: bool
+    flooded: bool = True
 
     def make(self, index: int) -> Request:
         """Raises, when sent, EOPNOTSUPP for a link that is no bridge's port."""
-        port = nested(IFLA_PROTINFO, u8(IFLA_BRPORT_MODE, self.hairpin), u8(IFLA_BRPORT_ISOLATED, self.isolated))
+        flooded = _switch(self.flooded)
+        port = nested(
+            IFLA_PROTINFO,
+            u8(IFLA_BRPORT_MODE, self.hairpin),
+            u8(IFLA_BRPORT_ISOLATED, self.isolated),
+            u8(IFLA_BRPORT_UNICAST_FLOOD, self.flooded),
+            u8(IFLA_BRPORT_MCAST_FLOOD, self.flooded),
+            u8(IFLA_BRPORT_BCAST_FLOOD, self.flooded),
+        )
         what = f"bridge link set dev {self.link} hairpin {_switch(self.hairpin)} isolated {_switch(self.isolated)}"
+        what += f" flood {flooded} mcast_flood {flooded} bcast_flood {flooded}"
         return Request(RTM_SETLINK, 0, ifinfomsg(index, family=AF_BRIDGE) + port, what)
 
     def drop(self, index: int) -> Request:
         """Back to how a port begins. One that has left its bridge, or is gone, has nothing to go back from."""
-        begun = self._replace(hairpin=False, isolated=False).make(index)
+        begun = BridgePort(self.link, hairpin=False, isolated=False).make(index)
         return begun._replace(fine=ABSENT | {errno.EOPNOTSUPP})
 
     def find(self, nl: Socket, index: int) -> bool:
         """Whether the link is a port of some bridge and is treated so."""
         found = links.find_index(nl, index)
-        return bool(found and found.master and (found.hairpin, found.isolated) == (self.hairpin, self.isolated))
+        treated = found and (found.hairpin, found.isolated, found.flooded)
+        return bool(found and found.master and treated == (self.hairpin, self.isolated, self.flooded))
 
 
 def _switch(on: bool) -> str:

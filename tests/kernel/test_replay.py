@@ -143,7 +143,7 @@ QUESTIONS: dict[str, tuple[Callable[[Any], object], str]] = {
     "routes": (lambda nl: inet.routes(nl, 4, BR0), "10.0.0.0/24"),
     "routes v6": (lambda nl: inet.routes(nl, 6, BR0), "fd00::/64"),
     "advertised": (inet.advertised_links, ""),
-    "neighbour": (lambda nl: SEEDS[0].find(nl, ETH0), f"10.0.0.9 dev eth0 lladdr {MAC} REACHABLE"),
+    "neighbour": (lambda nl: SEEDS[0].find(nl, ETH0), f"10.0.0.9 dev eth0 lladdr {MAC} STALE"),
     "fdb entry": (lambda nl: ENTRY.find(nl, PORT0), f"{MAC} dev port0 master br0 static"),
 }
 

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP, ETH_P_IPV6 = 0x3, 0x800, 0x806, 0x86DD  # linux/if_ether.h
+ETH_P_8021Q = 0x8100
 ETH_P_TEST = 0x88B5  # IEEE 802: local experimental
 PACKET_OUTGOING = 4  # linux/if_packet.h
 ICMPV6 = 58
-ROUTER_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT = 134, 135, 136  # RFC 4861
+IPPROTO_EXPERIMENT = 253  # RFC 3692
+ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT = 133, 134  # RFC 4861
+NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, REDIRECT = 135, 136, 137
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 
@@ -83,6 +86,14 @@ class Tap:
             found += [frame for frame in self.seen() if frame.ethertype == ethertype]
         return found
 
+    def until(self, last: Frame, timeout: float = 2.0) -> list[Frame]:
+        """What arrives before `last`, which must come."""
+        found: list[Frame] = []
+        while last not in found:
+            assert select.select([self._socket], [], [], timeout)[0], f"{last} didn't come"
+            found += self.seen()
+        return found[: found.index(last)]
+
     def first(self, wanted: Callable[[Frame], bool], timeout: float = 2.0) -> Frame | None:
         """The next frame like that; what came before it is forgotten. None where it doesn't come in time."""
         deadline = time.monotonic() + timeout
@@ -98,63 +109,62 @@ class Tap:
 
 def router_advertisement(mac: str, router: str, lifetime_s: int = 1800) -> Frame:
     """To all nodes: "I am a default router", with the address of the link-local `router`."""
-    body = struct.pack("!BBHII", 64, 0, lifetime_s, 0, 0) + struct.pack("!BB6s", 1, 1, _mac(mac))
-    return _icmpv6(mac, router, ROUTER_ADVERTISEMENT, body)
+    link_layer = struct.pack("!BB6s", 1, 1, _mac(mac))
+    body = struct.pack("!BBHII", 64, 0, lifetime_s, 0, 0) + link_layer
+    return icmpv6(mac, router, ROUTER_ADVERTISEMENT, body)
 
 
-def neighbour_advertisement(mac: str, address: str) -> Frame:
-    """To all nodes: "I have `address`, override what you know"; anyone can say it."""
-    body = struct.pack("!I", 1 << 29) + _inet(address) + struct.pack("!BB6s", 2, 1, _mac(mac))
-    return _icmpv6(mac, address, NEIGHBOUR_ADVERTISEMENT, body)
+def icmpv6(mac: str, source: str, kind: int, body: bytes, *, to: str = "ff02::1", padded: bool = False) -> Frame:
+    """A message of neighbour discovery: `body` is what comes behind the checksum. `padded`: with an extension header
+    before it, which says nothing."""
+    message = struct.pack("!BBH", kind, 0, 0) + body
+    sender, receiver = (socket.inet_pton(socket.AF_INET6, text) for text in (source, to))
+    pseudo = sender + receiver + struct.pack("!II", len(message), ICMPV6) + message
+    message = message[:2] + struct.pack("!H", _checksum(pseudo)) + message[4:]
+    if padded:
+        message = bytes([ICMPV6, 0, 1, 4, 0, 0, 0, 0]) + message  # RFC 8200: hop-by-hop options, PadN
+    return ipv6(mac, source, 0 if padded else ICMPV6, message, to=to)
 
 
-def arp_reply(mac: str, address: str) -> Frame:
-    """To all: "`address` is at `mac`", without having been asked."""
-    said = _mac(mac) + _inet(address)
-    return Frame(BROADCAST, mac, ETH_P_ARP, struct.pack("!HHBBH", 1, ETH_P_IP, 6, 4, 2) + said + said)
+def ipv6(mac: str, source: str, following: int, payload: bytes, *, to: str = "ff02::1") -> Frame:
+    sender, receiver = (socket.inet_pton(socket.AF_INET6, text) for text in (source, to))
+    header = struct.pack("!IHBB", 6 << 28, len(payload), following, 255)
+    return Frame("33:33:00:00:00:01", mac, ETH_P_IPV6, header + sender + receiver + payload)
 
 
-def datagram(target_mac: str, mac: str, source: str, target: str, port: int, *, source_port: int = 40000) -> Frame:
-    """A question to a UDP server, in an IPv4 or IPv6 packet that may claim whatever it likes."""
-    data = b"?\n"
-    head = struct.pack("!HHHH", source_port, port, 8 + len(data), 0)
-    return _packet(target_mac, mac, source, target, socket.IPPROTO_UDP, head + data, 6)
+def ipv4(mac: str, source: str, payload: bytes, *, to: str = "255.255.255.255") -> Frame:
+    """Of a protocol that nobody speaks."""
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, IPPROTO_EXPERIMENT, 0)
+    header += socket.inet_aton(source) + socket.inet_aton(to)
+    header = header[:10] + struct.pack("!H", _checksum(header)) + header[12:]
+    return Frame(BROADCAST, mac, ETH_P_IP, header + payload)
 
 
-def syn(target_mac: str, mac: str, source: str, target: str, port: int, *, source_port: int = 40000) -> Frame:
-    """The first packet of a TCP connection: who listens there answers with a packet, if only to refuse."""
-    segment = struct.pack("!HHIIBBHHH", source_port, port, 1, 0, 5 << 4, 0x02, 0xFFFF, 0, 0)
-    return _packet(target_mac, mac, source, target, socket.IPPROTO_TCP, segment, 16)
+def arp(mac: str, sender: str, target: str, *, answer: bool = False, hardware: int = 1) -> Frame:
+    """To everybody: who has `target`; or, as an answer, that `sender` is at `mac`."""
+    body = struct.pack("!HHBBH", hardware, ETH_P_IP, 6, 4, 2 if answer else 1)
+    body += _mac(mac) + socket.inet_aton(sender) + bytes(6) + socket.inet_aton(target)
+    return Frame(BROADCAST, mac, ETH_P_ARP, body)
 
 
-def _icmpv6(mac: str, source: str, kind: int, body: bytes) -> Frame:
-    return _packet("33:33:00:00:00:01", mac, source, "ff02::1", ICMPV6, struct.pack("!BBH", kind, 0, 0) + body, 2)
+def tagged(frame: Frame, vlan: int = 0) -> Frame:
+    """The same behind a VLAN tag; of number 0, which says of the priority only, it counts as untagged to Linux."""
+    return frame._replace(ethertype=ETH_P_8021Q, payload=struct.pack("!HH", vlan, frame.ethertype) + frame.payload)
 
 
-def _packet(target_mac: str, mac: str, source: str, target: str, protocol: int, body: bytes, checksum_at: int) -> Frame:
-    addresses = _inet(source) + _inet(target)
-    pseudo = addresses + struct.pack("!II", len(body), protocol)
-    body = body[:checksum_at] + struct.pack("!H", _checksum(pseudo + body)) + body[checksum_at + 2 :]
-    if ":" in source:
-        # Neighbour discovery believes only what no router can have passed on: a hop limit of 255.
-        return Frame(
-            target_mac, mac, ETH_P_IPV6, struct.pack("!IHBB", 6 << 28, len(body), protocol, 255) + addresses + body
-        )
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0) + addresses
-    return Frame(target_mac, mac, ETH_P_IP, head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + body)
+def untagged(frame: Frame) -> Frame:
+    """As a tap shows it: the kernel takes a tag off first."""
+    if frame.ethertype != ETH_P_8021Q:
+        return frame
+    (ethertype,) = struct.unpack("!H", frame.payload[2:4])
+    return frame._replace(ethertype=ethertype, payload=frame.payload[4:])
 
 
 def _checksum(data: bytes) -> int:
-    """RFC 1071."""
-    data += b"\0" * (len(data) % 2)
-    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
-
-
-def _inet(address: str) -> bytes:
-    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
 def _mac(text: str) -> bytes:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from tests.calls import Caller, Outcome
 
-OURS = ("bridge", "ptp", "loopback", "host-local", "portmap", "firewall", "tuning")
+OURS = ("bridge", "ptp", "loopback", "host-local", "portmap", "bandwidth", "firewall", "tuning")
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 
 
