@@ -28,7 +28,7 @@ def br0(nl: Socket, bridge: Link) -> int:
     return bridge.ifindex
 
 
-def to(dst: str, gw: str = "", **more: int) -> LinkRoute:
+def to(dst: str, gw: str = "", **more: Any) -> LinkRoute:
     return LinkRoute("br0", Network.parse(dst), Address.parse(gw) if gw else None, **more)
 
 

@@ -147,6 +147,40 @@ def arp(mac: str, sender: str, target: str, *, answer: bool = False, hardware: i
     return Frame(BROADCAST, mac, ETH_P_ARP, body)
 
 
+def neighbour_advertisement(mac: str, address: str) -> Frame:
+    """To all nodes: "I have `address`, override what you know"; anyone can say it."""
+    body = struct.pack("!I", 1 << 29) + _inet(address) + struct.pack("!BB6s", 2, 1, _mac(mac))
+    return icmpv6(mac, address, NEIGHBOUR_ADVERTISEMENT, body)
+
+
+def arp_reply(mac: str, address: str) -> Frame:
+    """To all: "`address` is at `mac`", without having been asked."""
+    return arp(mac, address, address, answer=True)
+
+
+def datagram(target_mac: str, mac: str, source: str, target: str, port: int, *, source_port: int = 40000) -> Frame:
+    """A question to a UDP server, in an IPv4 or IPv6 packet that may claim whatever it likes."""
+    data = b"?\n"
+    head = struct.pack("!HHHH", source_port, port, 8 + len(data), 0)
+    return _packet(target_mac, mac, source, target, socket.IPPROTO_UDP, head + data, 6)
+
+
+def syn(target_mac: str, mac: str, source: str, target: str, port: int, *, source_port: int = 40000) -> Frame:
+    """The first packet of a TCP connection: who listens there answers with a packet, if only to refuse."""
+    segment = struct.pack("!HHIIBBHHH", source_port, port, 1, 0, 5 << 4, 0x02, 0xFFFF, 0, 0)
+    return _packet(target_mac, mac, source, target, socket.IPPROTO_TCP, segment, 16)
+
+
+def _packet(target_mac: str, mac: str, source: str, target: str, protocol: int, body: bytes, checksum_at: int) -> Frame:
+    addresses = _inet(source) + _inet(target)
+    pseudo = addresses + struct.pack("!II", len(body), protocol)
+    body = body[:checksum_at] + struct.pack("!H", _checksum(pseudo + body)) + body[checksum_at + 2 :]
+    if ":" in source:
+        return ipv6(mac, source, protocol, body, to=target)._replace(target=target_mac)
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0) + addresses
+    return Frame(target_mac, mac, ETH_P_IP, head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + body)
+
+
 def tagged(frame: Frame, vlan: int = 0) -> Frame:
     """The same behind a VLAN tag; of number 0, which says of the priority only, it counts as untagged to Linux."""
     return frame._replace(ethertype=ETH_P_8021Q, payload=struct.pack("!HH", vlan, frame.ethertype) + frame.payload)
@@ -161,10 +195,14 @@ def untagged(frame: Frame) -> Frame:
 
 
 def _checksum(data: bytes) -> int:
-    total = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
+    total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
+
+
+def _inet(address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
 
 
 def _mac(text: str) -> bytes:

@@ -44,7 +44,7 @@ def network_of(plugin: Caller, name: str, version: str, node: Path, tmp_path: Pa
     config: dict[str, Any] = {"cniVersion": version, "name": "lan", "type": name}
     if name != "loopback":
         ranges = [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]
-        routes = [{"dst": "10.9.0.0/16", "gw": "10.1.0.9", "mtu": 1400, "table": 100}]
+        routes: list[Any] = [{"dst": "10.9.0.0/16", "gw": "10.1.0.9", "mtu": 1400, "table": 100}]
         if name == "ptp":
             # There is nobody else on the link, so no other gateway; and no default route unless IPAM brings one.
             routes = [{"dst": "10.9.0.0/16", "gw": "10.1.0.1", "mtu": 1400, "table": 100}, *DEFAULTS]
