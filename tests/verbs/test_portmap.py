@@ -62,19 +62,22 @@ KINDS = {
     "bridge": Kind("bridge", False),
     "bridge with br_netfilter": Kind("bridge", True, hairpin=True),
     "ptp": Kind("ptp", True),
+    "podwire": Kind("podwire", False),
+    "podwire with br_netfilter": Kind("podwire", True),
 }
 
 
 def conflist(
     data_dir: Path, kind: Kind = KINDS["bridge"], name: str = "lan", subnets: tuple[str, ...] = SUBNETS, **keys: Any
 ) -> dict[str, Any]:
-    """The main plugin, with a bridge for each network, and portmap with these keys."""
+    """The main plugin, with a bridge for each network, and portmap with these keys; podwire is both."""
     ipam = host_local(data_dir, *subnets, routes=[{"dst": "0.0.0.0/0"}, {"dst": "::/0"}])
     main: dict[str, Any] = {"type": kind.main, "ipam": ipam}
     if kind.main == "bridge":
         main |= {"bridge": "br0" if name == "lan" else name, "isGateway": True, "hairpinMode": kind.hairpin}
-    portmap = {"type": "portmap", "capabilities": {"portMappings": True}, **keys}
-    return {"cniVersion": "1.0.0", "name": name, "plugins": [main, portmap]}
+    mapping = {"capabilities": {"portMappings": True}, **keys}
+    plugins = [{**main, **mapping}] if kind.main == "podwire" else [main, {"type": "portmap", **mapping}]
+    return {"cniVersion": "1.0.0", "name": name, "plugins": plugins}
 
 
 @pytest.fixture
@@ -146,11 +149,12 @@ def test_a_host_port_is_reached_from_everywhere_where_the_node_is(
 
 
 @FAMILIES
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_the_pod_sees_who_asked_wherever_its_answer_finds_back_by_itself(
-    family: int, lab: Lab, chain: Callable[..., Chain], make_netns: Callable[[], Path]
+    kind: Kind, family: int, lab: Lab, chain: Callable[..., Chain], make_netns: Callable[[], Path]
 ) -> None:
     """Only localhost, neighbours on the bridge and the pod itself are the node to the pod."""
-    pods = chain()
+    pods = chain(kind)
     a, b = make_netns(), make_netns()
     pods.add(a, "a", portMappings=BOTH)
     pods.add(b, "b")
@@ -161,7 +165,8 @@ def test_the_pod_sees_who_asked_wherever_its_answer_finds_back_by_itself(
 
     assert seen(lab.outside) == {OUTSIDE[family]}
     assert seen(lab.node) == {NODE[family]}
-    assert seen(b) == seen(a) == {GATEWAY[family]}
+    assert seen(a) == {GATEWAY[family]}
+    assert seen(b) == {B[family] if kind.main == "ptp" else GATEWAY[family]}
     if family == 0:
         assert seen(lab.node, "127.0.0.1") == {GATEWAY[0]}
 
