@@ -482,6 +482,31 @@ def test_after_del_nothing_is_left_whatever_the_runtime_has_lost(
     assert [file for file in run_dir.glob("attachments/*/*") if file.is_file()] == []
 
 
+@pytest.mark.parametrize("lost", [{}, {"prev": False, "told": False, "netns": False}], ids=["all told", "nothing told"])
+@pytest.mark.parametrize("kind", ["podwire", "podwire with br_netfilter"])
+def test_after_del_nobody_remembers_a_connection_of_the_pod(
+    kind: str, lost: dict[str, Any], lab: Lab, chain: Callable[..., Chain], make_netns: Callable[[], Path]
+) -> None:
+    """From the pod and to it; other pods' stay."""
+    pods = chain(KINDS[kind])
+    a, b = make_netns(), make_netns()
+    pods.add(a, "a", portMappings=BOTH)
+    pods.add(b, "b")
+    serve(lab, a, A, "a")
+    serve(lab, lab.outside, FAR, "far")
+    for protocol in PROTOCOLS:
+        for family in (0, 1):
+            assert lab.ask(lab.outside, protocol, NODE[family], 8080)
+            assert lab.ask(a, protocol, FAR[family], 80)
+            assert lab.ask(b, protocol, FAR[family], 80)
+            assert lab.ask(b, protocol, A[family], 80)
+
+    pods.delete("a", **lost)
+
+    left = {(flow.source, flow.reply_source) for flow in lab.flows()}
+    assert left == {(B[0], FAR[0]), (B[1], FAR[1])}
+
+
 # --- conflicts ----------------------------------------------------------------------------------------
 
 EVERYWHERE: tuple[dict[str, Any], ...] = ({}, {"hostIP": "0.0.0.0"}, {"hostIP": NODE4})
