@@ -37,6 +37,18 @@ class Plugin(NamedTuple):
     """Where host-local keeps reservations unless told, below the state directory; "": where the reference does."""
 
 
+def _podwire(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:
+    from cni import podwire
+
+    return podwire.features(conf, args)
+
+
+def _podwire_dns(conf: NetConf) -> DNS | None:
+    from cni import podwire
+
+    return podwire.dns(conf)
+
+
 def _bridge(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:
     from cni.features.bridge import BridgeFeature
 
@@ -101,6 +113,7 @@ def _bandwidth(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
 
 
 PLUGINS: Final = {
+    "podwire": Plugin(_podwire, dns=_podwire_dns, data_dir="addresses"),
     "bridge": Plugin(_bridge),
     "ptp": Plugin(_ptp),
     "loopback": Plugin(_loopback, recorded=False),

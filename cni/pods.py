@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from cni.kernel.inet import RT_SCOPE_LINK, RT_TABLE_MAIN, LinkRoute
 from cni.kernel.sysctl import Sysctl
-from cni.spec.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CNIError
-from cni.spec.request import MAC_NEED, is_mac
+from cni.spec.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CNIError, config_error
+from cni.spec.request import MAC_NEED, is_mac, require_ifname
 from cni.spec.result import Route
 from ipam.address import Address, default_route
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from cni.spec.netconf import NetConf
     from cni.spec.result import IPConfig
+    from cni.spec.section import Section
     from ipam.address import Network
 
 LARGEST_MTU: Final = 65535
@@ -29,6 +30,17 @@ FORWARDING: Final = {
     6: Sysctl("net/ipv6/conf/all/forwarding", "1"),
 }
 """What a node that is a gateway needs, by version."""
+
+
+def link_name(keys: Section, key: str) -> str:
+    """The name of a link that a configuration has there, "" for none. Raises CNIError 7."""
+    name = keys.text(key)
+    if name:
+        try:
+            require_ifname(name)
+        except CNIError as error:
+            raise config_error(keys.where, key, name, f"the name of an interface ({error.msg})") from None
+    return name
 
 
 # --- addresses and routes -----------------------------------------------------------------------------

@@ -17,11 +17,11 @@ version: Final = "podwire 1"
 
 def text(family: str) -> str:
     """The table of a family, "inet" or "bridge", in nft's words."""
-    from cni.features import firewall, masquerade, portmap, spoofing
+    from cni.features import firewall, masquerade, portmap, routed, spoofing
     from cni.kernel.nft import TABLE
 
     rules: dict[str, tuple[str, ...]] = {
         "inet": (masquerade.RULES, portmap.RULES, firewall.RULES),
-        "bridge": (spoofing.BRIDGE_RULES, firewall.BRIDGE_RULES),
+        "bridge": (spoofing.BRIDGE_RULES, routed.BRIDGE_RULES, firewall.BRIDGE_RULES),
     }
     return f'table {family} {TABLE} {{\n\tcomment "{version}"\n}}\n' + "".join(rules[family])

@@ -116,8 +116,10 @@ packages() {
 
 # The kernel that tests/vm boots, Debian 12's. Not installed: this machine goes on with its own.
 kernel() {
-    for image in .cache/vm/boot/vmlinuz-6.1.*-amd64 /boot/vmlinuz-6.1.*-amd64; do
-        [ ! -e "$image" ] || return 0
+    # By what was unpacked last: a cache of earlier may lack it.
+    last=lib/modules/6.1.*-amd64/kernel/lib/libcrc32c.ko
+    for module in .cache/vm/$last /$last; do
+        [ ! -e "$module" ] || return 0
     done
     if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq; fi
     package=$(apt-cache depends linux-image-amd64 2>/dev/null | sed -n 's/^ *Depends: \(linux-image-6\.1\..*\)/\1/p')
@@ -131,7 +133,8 @@ kernel() {
     mkdir -p "$new"
     (cd "$new" && apt-get download -qq -o APT::Sandbox::User=root "$package")
     dpkg-deb --fsys-tarfile "$new"/*.deb | tar -x -C "$new" --wildcards --no-wildcards-match-slash \
-        './boot/vmlinuz-*' './lib/modules/*/kernel/net' './lib/modules/*/kernel/drivers/net/*.ko'
+        './boot/vmlinuz-*' './lib/modules/*/kernel/net' './lib/modules/*/kernel/drivers/net/*.ko' \
+        './lib/modules/*/kernel/lib/libcrc32c.ko' './lib/modules/*/kernel/crypto/crc32c_generic.ko'
     rm -rf "$new"/*.deb .cache/vm
     mv "$new" .cache/vm
 }

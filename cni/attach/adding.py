@@ -54,8 +54,10 @@ def add(node: Node, call: Call) -> Result:
                 }
                 if any(found.mac != pod.seen[name].mac for name, found in switches.items()):
                     # Somebody else made the bridge a moment ago, and who seeds its MAC must know the true one.
-                    wanted = wanted_of(call, pod._replace(seen=switches))
-                    now = now.planned({**objects.to_json(wanted), **before})
+                    others = wanted_of(call, pod._replace(seen=switches))
+                    now = node.records.write(now.planned({**objects.to_json(others), **before}))
+                    _filter_anew(node, call.key, wanted, others)
+                    wanted = others
                 for setting in wanted.settings:
                     shared.ensure_setting(node, setting)
                 reported = making.make(node, pod_side, call.key, wanted, switches)
@@ -101,6 +103,15 @@ def _filter(node: Node, key: Key, wanted: Wanted) -> None:
         from cni.kernel import conntrack
 
         conntrack.forget_strays(node.nf, node.nl, wanted.flows)
+
+
+def _filter_anew(node: Node, key: Key, before: Wanted, wanted: Wanted) -> None:
+    """Elements may tell of the bridge, which turned out to be another's."""
+    if before.elements != wanted.elements:
+        from cni.attach import elements
+
+        elements.drop(node, key, before.elements)
+        elements.make(node, key, wanted)
 
 
 def _clear_remains(node: Node, key: Key, pod_side: sandbox.Sandbox, cookie: int) -> None:

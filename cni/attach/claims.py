@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from cni.attach import record
 from cni.attach.record import read_file, replace_file, unlink
+from cni.kernel.nft import Claim
 from cni.key import Key
 from cni.lean import JSONError, dumps, loads
 from cni.spec.errors import TRY_AGAIN_LATER, CNIError
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from typing import Final
 
     from cni.attach.node import Node
-    from cni.kernel.nft import Claim
 
 _NEW: Final = ".new"
 """Where a file is written before it takes its place."""
@@ -29,8 +29,9 @@ _ALL: Final = {"0.0.0.0": ".", "::": ":"}
 """The scopes that stand for all addresses of a family, by what an address of that family has in it."""
 
 
-def take(node: Node, key: Key, claims: Iterable[Claim]) -> frozenset[Claim]:
-    """Notes that they are this attachment's. Returns those that were a dead one's, of which something may be left.
+def take(node: Node, key: Key, claims: Iterable[Claim]) -> frozenset[tuple[str, Claim]]:
+    """Notes that they are this attachment's. Returns what dead ones had of them, with whose it was: that may be there
+    yet and, where the scopes differ, is something else than what is now to be made.
 
     Raises CNIError 11 for one that a living attachment has: then none is taken.
     """
@@ -44,7 +45,7 @@ def take(node: Node, key: Key, claims: Iterable[Claim]) -> frozenset[Claim]:
             if owner != str(key) and _conflict(scope, claim.scope):
                 _require_dead(node, claim, owner)
                 del owners[scope]
-                taken.add(claim)
+                taken.add((owner, Claim(claim.resource, scope)))
         owners[claim.scope] = str(key)
     for resource, owners in new.items():
         _write(node, resource, owners)

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from cni.attach import claims, elements, reading, record
 from cni.kernel import nft, nftlist, ruleset
+from cni.key import Key
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from cni.attach.node import Node
-    from cni.kernel.nft import Element, Fragment
-    from cni.key import Key
+    from cni.kernel.nft import Claim, Element, Fragment
 
 
 def complete(node: Node, families: Iterable[str], fragments: Sequence[Fragment]) -> None:
@@ -66,6 +66,24 @@ def repair(node: Node) -> None:
                 restore(node)
 
 
+def left_by(node: Node, lost: Iterable[tuple[str, Claim]]) -> list[Element]:
+    """What may be there yet of what dead attachments had, until somebody else claimed it: (owner, claim).
+
+    Of one that no record lists the elements of, all that bears its tag, since nobody else will take it away.
+    """
+    found: list[Element] = []
+    for owner, claim in lost:
+        key = Key.parse(owner)
+        old = node.records.read(key) if key else None
+        if old:
+            found += [one for one in reading.elements_of(old.objects) if one.claim == claim]
+        elif key:
+            found += [
+                one for family in node.tables() for one in nftlist.elements(node.nf, family) if one.tag == key.tag
+            ]
+    return found
+
+
 def drop_tagged(node: Node, key: Key) -> None:
     """The elements that bear the attachment's tag, and its claims: where no record lists them."""
     with node.rules_lock(shared=False), node.claims_lock():
@@ -91,11 +109,12 @@ def _remove_rules(node: Node, family: str, used: set[str]) -> None:
     """Of networks that nobody uses any more: the chains and sets whose names end in that of no record's fragment."""
     skeleton = node.skeleton
     constant = set(skeleton.text(family).split()) if skeleton else set()
-    # Chains come first, whose rules name the sets.
     old = [
-        f"delete {one.kind} {family} {nft.TABLE} {one.name}\n"
+        one
         for one in nftlist.declared(node.nf, family)
         if one.name not in constant and one.name.rpartition("_")[2] not in used
     ]
+    # Emptied first: nothing that a rule or a verdict names can be deleted.
+    text = [f"{verb} {one.kind} {family} {nft.TABLE} {one.name}\n" for verb in ("flush", "delete") for one in old]
     if old and skeleton:
-        ruleset.load("".join(old))
+        ruleset.load("".join(text))

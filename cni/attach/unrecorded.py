@@ -6,6 +6,7 @@ from cni.attach import sandbox
 from cni.attach.removing import Failures, delete_links
 from cni.kernel import inet
 from cni.kernel import link as links
+from cni.spec.errors import CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,7 +53,11 @@ def _drop_openings(node: Node, call: Call) -> None:
     from cni.attach import chained, openings
     from cni.attach.call import wanted_of
 
-    openings.drop(node, call.key, wanted_of(call, chained.pod_told(call)).openings)
+    try:
+        wanted = wanted_of(call, chained.pod_told(call))
+    except CNIError:
+        return  # nor could anything have been made of it
+    openings.drop(node, call.key, wanted.openings)
 
 
 def _delete_in_pod(node: Node, call: Call, prev: Result) -> None:

@@ -213,6 +213,30 @@ def _status(call: Call) -> int:
     return 0
 
 
+def _check_config(call: Call) -> int:
+    if call.options.schema:
+        from cni.cli import schema
+
+        print(schema.document(), end="")
+        return 0
+    from cni.cli import checkconfig
+
+    files = [Path(name) for name in call.options.file] or [entry.file for entry in conflist.scan(call.folder)]
+    if not files:
+        _say("check-config", f"no network configurations in {call.folder}")
+    failed = False
+    for file in files:
+        network, remarks = checkconfig.check(file)
+        for remark in remarks:
+            kind = [] if remark.is_error else ["warning"]
+            _say("check-config", ": ".join([str(file), *filter(None, [remark.place]), *kind, remark.text]))
+        if network and not any(remark.is_error for remark in remarks):
+            print(f"{file}: {network.name}, CNI {network.version}: {' '.join(one.type for one in network.plugins)}: ok")
+        else:
+            failed = True
+    return 1 if failed else 0
+
+
 # --- arguments ----------------------------------------------------------------------------------------
 
 _SUMMARIES: Final = {
@@ -222,6 +246,7 @@ _SUMMARIES: Final = {
     "check": "have the plugins find out whether all is in place (CHECK)",
     "gc": "take away what is left of attachments that are not valid any more (GC)",
     "status": "ask the plugins whether they could attach something now (STATUS)",
+    "check-config": "find out what is wrong with a configuration, without a pod",
 }
 _MORE: Final = {
     "list": "",
@@ -231,8 +256,18 @@ _MORE: Final = {
     "gc": "Valid are those that the cache knows and whose namespace still exists. Attachments that another runtime "
     "made and keeps elsewhere, or is making just now, are unknown here and would be taken away: name them.",
     "status": "",
+    "check-config": "Plugins of ours are judged, by what they would make of it; the kernel and what addresses are left "
+    "are not looked at. Exits with 1 if no pod could be attached by it, or a key of podwire is unknown.",
 }
-_VERBS: Final = {"list": _list, "add": _add, "del": _del, "check": _check, "gc": _gc, "status": _status}
+_VERBS: Final = {
+    "list": _list,
+    "add": _add,
+    "del": _del,
+    "check": _check,
+    "gc": _gc,
+    "status": _status,
+    "check-config": _check_config,
+}
 
 
 def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
@@ -250,12 +285,18 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         text = f"{summary[0].upper()}{summary[1:]}. {_MORE[name]}"
         by_name[name] = verb = verbs.add_parser(name, help=summary, description=text, parents=parents)
         verb.set_defaults(run=_VERBS[name])
-        if name != "list":
+        if name not in ("list", "check-config"):
             verb.add_argument("net", metavar="NET", help="the name of the network")
         if name in ("gc", "status"):
             verb.add_argument("netns", metavar="NETNS", nargs="?", help="not used, but cnitool wants one")
 
     by_name["list"].add_argument("--json", action="store_true", help="as JSON, for scripts")
+    by_name["check-config"].add_argument(
+        "file", metavar="FILE", nargs="*", help="*.conflist or *.conf; by default all of the configuration folder"
+    )
+    by_name["check-config"].add_argument(
+        "--schema", action="store_true", help="print the JSON Schema of podwire's configuration instead, for editors"
+    )
     for name in ("add", "check"):
         by_name[name].add_argument("netns", metavar="NETNS", help="the namespace, by path or name")
     by_name["del"].add_argument(

@@ -15,8 +15,7 @@ from cni.kernel.inet import LinkAddress
 from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
 from cni.lean import NamedTuple
-from cni.spec.errors import INVALID_CONFIG, CNIError, config_error, unsupported
-from cni.spec.request import require_ifname
+from cni.spec.errors import INVALID_CONFIG, CNIError, unsupported
 from cni.spec.result import Interface
 from cni.wanted import Switch, Wanted
 from ipam.address import Interface as Prefixed
@@ -64,13 +63,8 @@ class BridgeFeature(NamedTuple):
         for key, why in _UNSUPPORTED.items():
             if keys.raw(key) not in (None, False, 0, "", []):
                 raise unsupported(keys.where, key, keys.raw(key), why)
-        name = keys.text("bridge") or "cni0"
-        try:
-            require_ifname(name)
-        except CNIError as error:
-            raise config_error(keys.where, "bridge", name, f"the name of an interface ({error.msg})") from None
         feature = cls(
-            bridge=name,
+            bridge=pods.link_name(keys, "bridge") or "cni0",
             mtu=keys.integer("mtu", least=0, most=pods.LARGEST_MTU),
             is_gateway=keys.flag("isGateway") or keys.flag("isDefaultGateway"),
             is_default_gateway=keys.flag("isDefaultGateway"),

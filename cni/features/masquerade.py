@@ -66,6 +66,8 @@ class MasqueradeFeature(NamedTuple):
     """That a pod is masqueraded, but towards its own subnets, multicast, and `exempt`."""
 
     exempt: tuple[Network, ...] = ()
+    masquerades: bool = True
+    """False: the rules know the pod, and what it sends bears its own address."""
 
     @classmethod
     def parse(cls, conf: NetConf) -> tuple[Self, ...]:
@@ -78,17 +80,22 @@ class MasqueradeFeature(NamedTuple):
     def wanted(self, pod: Pod) -> Wanted:
         require_writable(pod.iif)
         addresses = dict.fromkeys([ip.address.address for ip in pod.ips])
-        versions = sorted({address.version for address in addresses})
-        fragment = _fragment(versions, [*self.exempt, *[ip.address.network for ip in pod.ips if _holds_others(ip)]])
+        fragments = []
+        sets = ["pods{}"]
+        if self.masquerades and addresses:
+            versions = sorted({address.version for address in addresses})
+            subnets = [ip.address.network for ip in pod.ips if _holds_others(ip)]
+            fragments.append(_fragment(versions, [*self.exempt, *subnets]))
+            sets.append(f"masquerade{{}}_{fragments[0].name}")
         elements = []
         for address in addresses:
             version = address.version
             # A link of the pod's own names the attachment; on a bridge, two could want the address.
             claim = None if pod.iif == pod.port else Claim(f"address:{pod.iif}:{address}")
-            for name in (f"pods{version}", f"masquerade{version}_{fragment.name}"):
+            for name in sets:
                 key = f"{pod.iif} . {address}"
-                elements.append(Element(name, f"ifname . ipv{version}_addr", key, pod.tag, claim))
-        return Wanted(fragments=(fragment,) if elements else (), elements=tuple(elements))
+                elements.append(Element(name.format(version), f"ifname . ipv{version}_addr", key, pod.tag, claim))
+        return Wanted(fragments=tuple(fragments), elements=tuple(elements))
 
 
 def _fragment(versions: Sequence[int], exempt: Sequence[Network]) -> Fragment:

@@ -149,7 +149,7 @@ class PortMapFeature(NamedTuple):
         keys.integer("markMasqBit", least=0, most=31)  # of no effect: no packets are marked
         conditions: tuple[tuple[int, str], ...] = ()
         if keys.has("conditionsV4") or keys.has("conditionsV6"):
-            from cni.features import portconditions
+            from cni import portconditions
 
             conditions = portconditions.parse(keys)
         return cls(
@@ -163,17 +163,22 @@ class PortMapFeature(NamedTuple):
         """Nothing, where no port is mapped. Raises CNIError for a mapping that this pod can't have."""
         if not self.mappings:
             return Wanted()
+        if self.masquerade_all and not pod.iif:
+            raise unsupported(
+                "portmap", "masqAll", True, f"{pod.ifname} has no other end on the node, by which its packets would go"
+            )
         addresses: dict[int, Address] = {}
         for ip in pod.ips:
             addresses.setdefault(ip.address.address.version, ip.address.address)
         suffixes: dict[int, str] = {}
         fragments: list[Fragment] = []
         if self.conditions:
-            from cni.features import portconditions
+            from cni import portconditions
 
             suffixes = {version: portconditions.suffix(version, text) for version, text in self.conditions}
             fragments = [portconditions.fragment(version, text) for version, text in self.conditions]
-        elements: list[Element] = []
+        # By set and text: ports of two of the node's addresses are one to whom the source doesn't depend on that.
+        elements: dict[tuple[str, str], Element] = {}
         flows: list[Flow] = []
         localhost = False
         for mapping in self.mappings:
@@ -182,7 +187,8 @@ class PortMapFeature(NamedTuple):
             if not served:
                 raise _homeless(mapping, pod)
             for address in served:
-                elements += self._elements(pod, mapping, address, suffixes.get(address.version, ""))
+                for element in self._elements(pod, mapping, address, suffixes.get(address.version, "")):
+                    elements.setdefault((element.set, element.text), element)
                 one = host if host and host.value else None
                 flows.append(Flow(PROTOCOLS[mapping.protocol], mapping.host_port, address, one))
                 localhost = localhost or (address.version == 4 and (not one or one.value >> 24 == 127))
@@ -192,7 +198,7 @@ class PortMapFeature(NamedTuple):
             if self._snats(pod) and localhost
             else (),
             fragments=tuple(fragments),
-            elements=tuple(elements),
+            elements=tuple(elements.values()),
             flows=tuple(flows),
         )
 

@@ -1,33 +1,57 @@
 """The routed bridge: pods of one node are neighbours of their gateway alone, and reach each other through it.
 
-What happens to a pod is what `bridge` does with `portIsolation`, but for its addresses: they bring no route to their
-subnet; instead there is one to the gateway, and by the gateway to everywhere. So a packet from pod to pod goes up to
-the node's IP layer and back down the same bridge, and passes the forward hook there: policy, services and host ports
-see it without br_netfilter, which has frames of all switches of a node pass as packets, or of none.
+What happens to a pod is what `bridge` does, but for two things. Its addresses bring no route to their subnet; instead
+there is one to the gateway, and by the gateway to everywhere. And its port takes frames for the gateway only, and gets
+none that other ports send. So a packet from pod to pod goes up to the node's IP layer, back down the same bridge, and
+passes the forward hook on its way: policy, services and host ports see it without br_netfilter, which has frames of all
+switches of a node pass as packets, or of none.
+
+Where br_netfilter is on all the same, it translates what the pod sends to a service before the bridge looks at it, and
+the bridge, seeing a pod of its own behind the new address, passes the frame on by itself (the forward hook sees it
+there). So the ports can't simply be isolated, which would end such frames; they are told apart by whom they were for
+when they came, and may leave where they came in, for a service that leads back to its client.
 
 The kernel would tell a pod of the shorter way that it then sees, by an ICMP redirect; the packet filter drops these
-(see `masquerade`). What is given up is multicast and broadcast between pods. Throughput is the same (docs/bench.md).
+(see `masquerade`). What is given up is multicast and broadcast between pods. Throughput: docs/bench.md.
 """
 
 from __future__ import annotations
 
 from cni.kernel.inet import LinkAddress, LinkRoute
-from cni.kernel.ports import LinkUp
+from cni.kernel.nft import Element, require_writable
+from cni.kernel.ports import BridgePort, LinkUp
 from cni.lean import NamedTuple
 from ipam.address import BITS, Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Final
+
     from cni.kernel.ports import Bridge
     from cni.wanted import Main, Pod, Wanted
     from ipam.address import Address
 
+BRIDGE_RULES: Final = """\
+table bridge podwire {
+	set routed_ports { type ifname; }
+	# A port, and its bridge's own MAC.
+	set gateways { type ifname . ether_addr; }
+
+	chain routed {
+		type filter hook prerouting priority dstnat; policy accept;
+		# What is for many reaches the node; that it goes no further the ports see to.
+		ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 accept
+		iifname @routed_ports iifname . ether daddr != @gateways drop
+	}
+}
+"""
+
 
 class RoutedFeature(NamedTuple):
-    """A bridge whose ports are isolated, and whose pods know the way to their gateway only."""
+    """A bridge whose ports lead to the node alone, and whose pods know the way to their gateway only."""
 
     switch: Main
-    """The bridge itself, whose ports are isolated, and which is the pods' gateway."""
+    """The bridge itself, which is the pods' gateway."""
 
     @property
     def needs(self) -> tuple[Bridge, ...]:
@@ -42,12 +66,26 @@ class RoutedFeature(NamedTuple):
         return self.switch.mtu
 
     def wanted(self, pod: Pod) -> Wanted:
+        require_writable(pod.port)
         switched = self.switch.wanted(pod)
         gateways = dict.fromkeys([ip.gateway for ip in switched.ips if ip.gateway])
         ways = [LinkRoute(pod.ifname, _host(gateway)) for gateway in gateways]
         addresses = [one._replace(prefix_route=False) for one in switched.pod if isinstance(one, LinkAddress)]
         rest = [one for one in switched.pod if not isinstance(one, (LinkAddress, LinkUp))]
-        return switched._replace(pod=(LinkUp(pod.ifname), *addresses, *ways, *rest))
+        return switched._replace(
+            pod=(LinkUp(pod.ifname), *addresses, *ways, *rest),
+            node=(BridgePort(pod.port, hairpin=True, isolated=False, flooded=False), *switched.node),
+            elements=(
+                Element("routed_ports", "ifname", pod.port, pod.tag, family="bridge"),
+                Element(
+                    "gateways",
+                    "ifname . ether_addr",
+                    f"{pod.port} . {pod.seen[pod.iif].mac}",
+                    pod.tag,
+                    family="bridge",
+                ),
+            ),
+        )
 
 
 def _host(address: Address) -> Network:

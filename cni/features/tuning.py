@@ -10,6 +10,7 @@ for, and an administrator may allow less (`cni.allowlist`).
 
 from __future__ import annotations
 
+from cni import pods
 from cni.kernel.linksettings import LinkSettings, PortMtu
 from cni.kernel.sysctl import Sysctl
 from cni.lean import NamedTuple
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 _IFNAME: Final = "IFNAME"
 """Stands for the pod's interface in the name of a sysctl."""
-_LARGEST_MTU: Final = 65535
-_LEAST_IPV6_MTU: Final = 1280  # RFC 8200; below it Linux switches IPv6 off on the link
 _LARGEST_QUEUE: Final = 0xFFFFFFFF
 _SWAPPED: Final = str.maketrans("./", "/.")
 
@@ -58,7 +57,7 @@ class TuningFeature(NamedTuple):
         return cls(
             sysctls=cls.parse_sysctls(conf),
             mac=_mac(conf, args),
-            mtu=who("mtu").integer("mtu", least=0, most=_LARGEST_MTU),
+            mtu=who("mtu").integer("mtu", least=0, most=pods.LARGEST_MTU),
             promisc=who("promisc").flag("promisc"),
             allmulti=who("allmulti").flag("allmulti") if who("allmulti").has("allmulti") else None,
             txqlen=who("txQLen").integer("txQLen", least=0, most=_LARGEST_QUEUE)
@@ -77,12 +76,8 @@ class TuningFeature(NamedTuple):
         return tuple([one.path.translate(_SWAPPED) for one in self.sysctls])
 
     def wanted(self, pod: Pod) -> Wanted:
-        if self.mtu and self.mtu < _LEAST_IPV6_MTU and any(ip.address.address.version == 6 for ip in pod.ips):
-            raise CNIError(
-                INVALID_CONFIG,
-                f"an MTU of {self.mtu} is too small for IPv6, which needs {_LEAST_IPV6_MTU}",
-                'correct "mtu" in the configuration of tuning, or take the IPv6 ranges out of ipam',
-            )
+        if self.mtu:
+            pods.require_mtu(self.mtu, pods.versions_of(pod.ips), " of tuning, or take the IPv6 ranges out of ipam")
         link = LinkSettings(pod.ifname, self.mac, self.mtu or None, self.promisc or None, self.allmulti, self.txqlen)
         touched = link != LinkSettings(pod.ifname)
         amended = []
@@ -105,11 +100,9 @@ class TuningFeature(NamedTuple):
             found[path] = Sysctl(path, one.value)
         if self.mac:
             # The node may just have been told of the MAC before, and would keep to it for half a minute.
-            versions = {ip.address.address.version for ip in pod.ips}
-            for version, path in _ANNOUNCED.items():
-                if version in versions:
-                    path = path.format(pod.ifname)
-                    found.setdefault(path, Sysctl(path, "1"))
+            for version in pods.versions_of(pod.ips):
+                path = _ANNOUNCED[version].format(pod.ifname)
+                found.setdefault(path, Sysctl(path, "1"))
         return tuple(found.values())
 
     def _port(self, pod: Pod) -> tuple[PortMtu, ...]:

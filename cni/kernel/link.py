@@ -54,6 +54,9 @@ IFLA_INFO_DATA: Final = 2
 IFLA_INFO_SLAVE_KIND: Final = 4
 IFLA_INFO_SLAVE_DATA: Final = 5
 IFLA_BRPORT_MODE: Final = 4
+IFLA_BRPORT_UNICAST_FLOOD: Final = 9
+IFLA_BRPORT_MCAST_FLOOD: Final = 27
+IFLA_BRPORT_BCAST_FLOOD: Final = 30
 IFLA_BRPORT_ISOLATED: Final = 33
 VETH_INFO_PEER: Final = 1
 # linux/if.h
@@ -87,6 +90,8 @@ class Link(NamedTuple):
     alias: str = ""
     hairpin: bool = False
     isolated: bool = False
+    flooded: bool = True
+    """Of a port: whether the bridge sends by it what is for everybody, or for nobody that it knows."""
     peer: int = 0
     """Of a veth: the index of the other end, in the other end's namespace."""
     promisc: bool = False
@@ -114,6 +119,7 @@ class Link(NamedTuple):
             alias=as_text(found.get(IFLA_IFALIAS, b"")),
             hairpin=bool(as_int(port.get(IFLA_BRPORT_MODE, b""))),
             isolated=bool(as_int(port.get(IFLA_BRPORT_ISOLATED, b""))),
+            flooded=port.get(IFLA_BRPORT_BCAST_FLOOD) != b"\0",
             peer=as_int(found.get(IFLA_LINK, b"")),
             promisc=bool(flags & IFF_PROMISC),
             allmulti=bool(flags & IFF_ALLMULTI),

@@ -33,7 +33,7 @@ RTM_GETNEIGH: Final = 30
 # linux/neighbour.h
 NDA_DST: Final = 1
 NDA_LLADDR: Final = 2
-NUD_REACHABLE: Final = 0x02
+NUD_STALE: Final = 0x04
 NUD_NOARP: Final = 0x40
 NTF_MASTER: Final = 0x04
 
@@ -43,9 +43,11 @@ _NDMSG = struct.Struct("=BxxxiHBB")  # family, index, state, flags, type
 class Neighbour(NamedTuple):
     """That an IP address on a link lives at a MAC address.
 
-    Known beforehand, so the first packet needs no question. Reachable rather than permanent: should the
-    pod's MAC change behind our back (a chained `tuning` does that), the kernel asks anew instead of sending
-    to nobody for ever.
+    Known beforehand, so the first packet needs no question. Stale rather than permanent: should the pod's MAC change
+    behind our back (a chained `tuning` does that), the kernel asks anew, five seconds after it has used the entry,
+    instead of sending to nobody for ever. And stale rather than reachable: all namespaces of a machine share one table,
+    which is full at 1,024 entries unless told otherwise, and what is reachable can't be thrown out of it for half a
+    minute. A few hundred pods at once would leave no room for anybody's neighbours.
     """
 
     link: str
@@ -53,15 +55,16 @@ class Neighbour(NamedTuple):
     mac: str
 
     def _body(self, index: int) -> bytes:
-        return _NDMSG.pack(FAMILY[self.address.version], index, NUD_REACHABLE, 0, 0) + attribute(
+        return _NDMSG.pack(FAMILY[self.address.version], index, NUD_STALE, 0, 0) + attribute(
             NDA_DST, self.address.packed
         )
 
     def make(self, index: int) -> Request:
         """Replaces: an earlier holder of the address may have left its entry behind, and the address is ours now."""
         body = self._body(index) + mac(NDA_LLADDR, self.mac)
-        what = f"ip neighbour replace {self.address} lladdr {self.mac} dev {self.link} nud reachable"
-        return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, what)
+        what = f"ip neighbour replace {self.address} lladdr {self.mac} dev {self.link} nud stale"
+        # ENOBUFS: the table is full. We can do without, and there will be room when somebody has to ask.
+        return Request(RTM_NEWNEIGH, NLM_F_CREATE | NLM_F_REPLACE, body, what, fine=frozenset([errno.ENOBUFS]))
 
     def drop(self, index: int) -> Request:
         return Request(

@@ -325,7 +325,8 @@ def transact(nl: Socket, requests: Sequence[Request]) -> tuple[Request, ...]:
     """Has the kernel carry out all of the requests or, raising NetlinkError for the first that it refuses, none.
 
     Those that it refuses with what is `fine` are left out, and the others tried anew until all of them pass: so
-    elements that are gone already keep nobody from deleting the rest. Returns those left out.
+    elements that are gone already keep nobody from deleting the rest. Returns those left out. A try that fails takes
+    the kernel 10 ms and more, where one that passes takes 0.02: it waits until nobody can see what it takes back.
     """
     left = list(requests)
     out: list[Request] = []

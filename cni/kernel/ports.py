@@ -18,8 +18,11 @@ from cni.kernel import link as links
 from cni.kernel.link import (
     IFF_UP,
     IFLA_ADDRESS,
+    IFLA_BRPORT_BCAST_FLOOD,
     IFLA_BRPORT_ISOLATED,
+    IFLA_BRPORT_MCAST_FLOOD,
     IFLA_BRPORT_MODE,
+    IFLA_BRPORT_UNICAST_FLOOD,
     IFLA_IFNAME,
     IFLA_INFO_DATA,
     IFLA_INFO_KIND,
@@ -170,28 +173,39 @@ class LinkUp(NamedTuple):
 
 
 class BridgePort(NamedTuple):
-    """How a bridge treats one port: whether frames may leave where they came in (hairpin), and whether it is
-    kept from other isolated ports."""
+    """How a bridge treats one port: whether frames may leave where they came in (hairpin), whether it is
+    kept from other isolated ports, and whether it gets what other ports send to everybody, or to nobody known."""
 
     link: str
     hairpin: bool
     isolated: bool
+    flooded: bool = True
 
     def make(self, index: int) -> Request:
         """Raises, when sent, EOPNOTSUPP for a link that is no bridge's port."""
-        port = nested(IFLA_PROTINFO, u8(IFLA_BRPORT_MODE, self.hairpin), u8(IFLA_BRPORT_ISOLATED, self.isolated))
+        flooded = _switch(self.flooded)
+        port = nested(
+            IFLA_PROTINFO,
+            u8(IFLA_BRPORT_MODE, self.hairpin),
+            u8(IFLA_BRPORT_ISOLATED, self.isolated),
+            u8(IFLA_BRPORT_UNICAST_FLOOD, self.flooded),
+            u8(IFLA_BRPORT_MCAST_FLOOD, self.flooded),
+            u8(IFLA_BRPORT_BCAST_FLOOD, self.flooded),
+        )
         what = f"bridge link set dev {self.link} hairpin {_switch(self.hairpin)} isolated {_switch(self.isolated)}"
+        what += f" flood {flooded} mcast_flood {flooded} bcast_flood {flooded}"
         return Request(RTM_SETLINK, 0, ifinfomsg(index, family=AF_BRIDGE) + port, what)
 
     def drop(self, index: int) -> Request:
         """Back to how a port begins. One that has left its bridge, or is gone, has nothing to go back from."""
-        begun = self._replace(hairpin=False, isolated=False).make(index)
+        begun = BridgePort(self.link, hairpin=False, isolated=False).make(index)
         return begun._replace(fine=ABSENT | {errno.EOPNOTSUPP})
 
     def find(self, nl: Socket, index: int) -> bool:
         """Whether the link is a port of some bridge and is treated so."""
         found = links.find_index(nl, index)
-        return bool(found and found.master and (found.hairpin, found.isolated) == (self.hairpin, self.isolated))
+        treated = found and (found.hairpin, found.isolated, found.flooded)
+        return bool(found and found.master and treated == (self.hairpin, self.isolated, self.flooded))
 
 
 def _switch(on: bool) -> str:

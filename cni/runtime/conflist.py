@@ -160,7 +160,7 @@ def scan(folder: Path) -> tuple[Entry, ...]:
     entries = []
     for file in [*_files(folder, _LISTS), *_files(folder, _SINGLES)]:
         try:
-            network = _load(file)
+            network = load(file)
         except CNIError as error:
             entries.append(Entry(file, None, error))
             continue
@@ -182,6 +182,14 @@ def find(folder: Path, name: str) -> Network:
         f'no network configuration with name "{name}" in {folder}',
         "; ".join([f"networks there: {known}", *(f"unusable: {one}" for one in broken)]),
     )
+
+
+def load(file: Path) -> Network:
+    """What a file says: a list, or by any other name than that of one a lone plugin. Raises CNIError."""
+    data = _read(file)
+    if file.name.endswith(_LISTS):
+        return Network.parse(data, str(file), file.parent)
+    return Network.parse_single(data, str(file))
 
 
 # --- reading ------------------------------------------------------------------------------------------
@@ -210,13 +218,6 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise CNIError(IO_FAILURE, f"{file}: {error.strerror}") from error
-
-
-def _load(file: Path) -> Network:
-    data = _read(file)
-    if file.name.endswith(_LISTS):
-        return Network.parse(data, str(file), file.parent)
-    return Network.parse_single(data, str(file))
 
 
 def _further(folder: Path) -> list[tuple[object, str]]:

@@ -169,10 +169,8 @@ def netns() -> Iterator[Path]:
 
 def _keep_neighbours(netns: Path) -> None:
     """They would age, and what a neighbour of ours has lost by itself is not to be blamed on anybody."""
-    shown = namespaces.shell(netns, "ip neighbour show nud reachable")
-    _ip(
-        netns, "".join(f"neighbour replace {one.replace('REACHABLE', 'nud permanent')}\n" for one in shown.splitlines())
-    )
+    shown = namespaces.shell(netns, "ip neighbour show nud stale")
+    _ip(netns, "".join(f"neighbour replace {one.replace('STALE', 'nud permanent')}\n" for one in shown.splitlines()))
 
 
 def _ip(netns: Path, commands: str) -> None:

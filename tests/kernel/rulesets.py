@@ -44,9 +44,12 @@ def load(netns: Path, text: str = INET + BRIDGE) -> None:
     namespaces.shell(netns, f"echo {shlex.quote(text)} | nft -f -")
 
 
+PROTOCOLS = {6: "tcp", 17: "udp", 132: "sctp", 136: "udplite", 1: "icmp"}
+
+
 def ruleset(netns: Path) -> list[dict[str, Any]]:
-    """All that nft lists."""
-    listed: list[dict[str, Any]] = json.loads(namespaces.shell(netns, "nft -j list ruleset"))["nftables"]
+    """All that nft lists; protocols as numbers, since it finds their names in /etc/protocols or not at all."""
+    listed: list[dict[str, Any]] = json.loads(namespaces.shell(netns, "nft -j -p list ruleset"))["nftables"]
     return listed
 
 
@@ -61,24 +64,28 @@ class Listed(NamedTuple):
 
 def elements(netns: Path) -> set[Listed]:
     found = set()
-    for one in ruleset(netns):
-        where = one.get("set") or one.get("map")
-        for element in (where or {}).get("elem", ()):
+    for listed in ruleset(netns):
+        where = listed.get("set") or listed.get("map") or {}
+        key_type, value_type = where.get("type", ""), where.get("map", "")
+        for element in where.get("elem", ()):
             key, value = element if isinstance(element, list) else (element, None)
             commented = key.get("elem", {"val": key}) if isinstance(key, dict) else {"val": key}
-            text = _text(commented["val"]) + (f" : {_text(value)}" if value is not None else "")
-            assert where is not None
+            text = _text(key_type if isinstance(key_type, str) else " . ".join(key_type), commented["val"])
+            if value is not None:
+                text += f" : {_text(value_type, value)}"
             found.add(Listed(where["family"], where["name"], text, commented.get("comment", "")))
     return found
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, dict):
-        ((kind, parts),) = value.items()
-        if kind == "concat":
-            return " . ".join(map(str, parts))
-        return f"{kind} {parts['target']}" if parts else str(kind)
-    return str(value)
+def _text(type: str, value: Any) -> str:
+    if type == "verdict":
+        ((verb, where),) = value.items()
+        return f"{verb} {where['target']}" if where else str(verb)
+    parts = value["concat"] if isinstance(value, dict) else [value]
+    return " . ".join(
+        PROTOCOLS.get(part, str(part)) if each == "inet_proto" else str(part)
+        for each, part in zip(type.split(" . "), parts)
+    )
 
 
 def sent_by_nft(netns: Path, lines: Sequence[str]) -> list[bytes]:

@@ -196,7 +196,7 @@ def test_who_asks_for_iptables_gets_it_where_nothing_drops(netns: Path) -> None:
         "iptables-legacy -P FORWARD ACCEPT",
         "nft add table inet own; nft add chain inet own passing '{ type filter hook forward priority 0; }'",
         "nft add table inet own; nft add chain inet own in '{ type filter hook input priority 0; policy drop; }'",
-        "nft add table inet podwire; nft add chain inet podwire x '{ type filter hook forward priority 0;policy drop;}'",
+        "nft add table inet podwire; nft add chain inet podwire x '{type filter hook forward priority 0;policy drop;}'",
     ],
 )
 def test_where_nothing_drops_nothing_is_touched(netns: Path, others: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -43,13 +44,13 @@ def at(address: str, mac: str = MAC) -> Neighbour:
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_a_neighbour_is_reachable_until_it_is_dropped(netns: Path, nl: Socket, eth0: int, address: str) -> None:
+def test_a_neighbour_is_known_until_it_is_dropped(netns: Path, nl: Socket, eth0: int, address: str) -> None:
     wanted = at(address)
     assert not wanted.find(nl, eth0)
 
     nl.do(wanted.make(eth0))
 
-    assert oracle.neighbours(netns) == [oracle.Neighbour(address, MAC, "eth0", "reachable")]
+    assert oracle.neighbours(netns) == [oracle.Neighbour(address, MAC, "eth0", "stale")]
     assert wanted.find(nl, eth0)
     assert not at(address, OTHER).find(nl, eth0)
 
@@ -60,7 +61,7 @@ def test_a_neighbour_is_reachable_until_it_is_dropped(netns: Path, nl: Socket, e
     assert not wanted.find(nl, eth0)
 
 
-@pytest.mark.parametrize("left", ["nud permanent", "nud stale", "nud noarp"])
+@pytest.mark.parametrize("left", ["nud permanent", "nud reachable", "nud noarp"])
 @pytest.mark.parametrize("address", ADDRESSES)
 def test_a_neighbour_replaces_what_an_earlier_holder_left(
     netns: Path, nl: Socket, eth0: int, address: str, left: str
@@ -69,7 +70,7 @@ def test_a_neighbour_replaces_what_an_earlier_holder_left(
 
     nl.do(at(address).make(eth0))
 
-    assert oracle.neighbours(netns) == [oracle.Neighbour(address, MAC, "eth0", "reachable")]
+    assert oracle.neighbours(netns) == [oracle.Neighbour(address, MAC, "eth0", "stale")]
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
@@ -93,8 +94,13 @@ def test_a_neighbour_that_did_not_answer_is_not_found(netns: Path, nl: Socket, e
 def test_a_link_that_is_gone_has_no_neighbours_and_none_can_be_given(nl: Socket, address: str) -> None:
     assert not at(address).find(nl, 999)
     nl.do(at(address).drop(999))
-    with pytest.raises(NetlinkError, match=f"^ip neighbour replace {address} lladdr {MAC} dev eth0 nud reachable: "):
+    with pytest.raises(NetlinkError, match=f"^ip neighbour replace {address} lladdr {MAC} dev eth0 nud stale: "):
         nl.do(at(address).make(999))
+
+
+def test_a_full_table_is_fine() -> None:
+    """It can't be shown: the table is one for all namespaces of the machine."""
+    assert at("10.0.0.9").make(3).fine == {errno.ENOBUFS}
 
 
 # --- forwarding entries -----------------------------------------------------------------------------

@@ -243,6 +243,43 @@ def test_elements_whose_table_somebody_else_took_are_gone_too(netns: Path, nl: S
     assert rulesets.elements(netns) == set()
 
 
+@pytest.fixture
+def taken_after_the_first_try(netns: Path, nl: Socket, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Somebody takes all tables when a transaction was tried once; returned are the sizes of what is sent."""
+    sent: list[int] = []
+    send = nl.send_framed
+
+    def meddle(datagram: bytes, what: str) -> None:
+        if sent:
+            namespaces.shell(netns, "nft flush ruleset")
+        sent.append(len(datagram))
+        send(datagram, what)
+
+    monkeypatch.setattr(nl, "send_framed", meddle)
+    return sent
+
+
+def test_elements_whose_table_goes_between_two_tries_are_gone_too(
+    netns: Path, nl: Socket, taken_after_the_first_try: list[int]
+) -> None:
+    requests = [one.drop() for one in pods(3)]
+    rulesets.load(netns, pods(3)[1].line())
+
+    assert set(transact(nl, requests)) == set(requests)
+
+    assert len(taken_after_the_first_try) == 2
+
+
+def test_an_element_whose_table_goes_between_two_tries_is_an_error(
+    nl: Socket, taken_after_the_first_try: list[int]
+) -> None:
+    with pytest.raises(NetlinkError) as caught:
+        transact(nl, [PORT.drop(), POD.make()])
+
+    assert (caught.value.errno, caught.value.what) == (errno.ENOENT, POD.make().what)
+    assert len(taken_after_the_first_try) == 2
+
+
 def test_an_element_whose_set_is_missing_is_an_error(netns: Path, nl: Socket) -> None:
     namespaces.shell(netns, "nft flush ruleset")
 
@@ -439,10 +476,23 @@ def test_the_types_of_sets_are_told_as_they_were_declared(netns: Path, nl: Socke
     assert {types[name] for name in ("networks", "marks", "marked", "counters", "postrouting_x")} == {""}
 
 
-def test_a_declared_thing_can_be_deleted_as_the_kind_that_it_is(netns: Path, nl: Socket) -> None:
-    for one in nftlist.declared(nl, "inet"):
-        namespaces.shell(netns, f"nft delete {one.kind} {one.family} podwire {one.name}")
+ENTANGLED = """
+table inet podwire {
+    map known { type ipv4_addr : verdict; elements = { 10.0.0.1 : jump chain_1 } }
+    chain last { type filter hook input priority 0; iifname @ports ip saddr vmap @known; jump chain_2; }
+}
+"""
 
+
+def test_declared_things_can_be_emptied_and_then_deleted_whichever_names_the_other(netns: Path, nl: Socket) -> None:
+    rulesets.load(netns, ENTANGLED)
+    old = nftlist.declared(nl, "inet")
+
+    rulesets.load(
+        netns, "".join(f"{verb} {one.kind} inet podwire {one.name}\n" for verb in ("flush", "delete") for one in old)
+    )
+
+    assert {"known", "last", "chain_1", "ports"} <= {one.name for one in old}
     assert nftlist.declared(nl, "inet") == []
 
 

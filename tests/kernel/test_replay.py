@@ -163,7 +163,7 @@ QUESTIONS: dict[str, tuple[Callable[[Any], object], str]] = {
     "routes": (lambda nl: inet.routes(nl, 4, BR0), "10.0.0.0/24"),
     "routes v6": (lambda nl: inet.routes(nl, 6, BR0), "fd00::/64"),
     "advertised": (inet.advertised_links, ""),
-    "neighbour": (lambda nl: SEEDS[0].find(nl, ETH0), f"10.0.0.9 dev eth0 lladdr {MAC} REACHABLE"),
+    "neighbour": (lambda nl: SEEDS[0].find(nl, ETH0), f"10.0.0.9 dev eth0 lladdr {MAC} STALE"),
     "fdb entry": (lambda nl: ENTRY.find(nl, PORT0), f"{MAC} dev port0 master br0 static"),
     "bucket": (lambda nl: BUCKETS[0].find(nl, PORT0), "tbf 7077: root refcnt 3 rate 1Mbit burst 15180b lat 25ms"),
     "hook": (lambda nl: HOOK.find(nl, PORT0), "clsact ffff: parent ffff:fff1"),

@@ -30,9 +30,11 @@ LAYERS = {
     "cni.key": "cni.lean",
     "cni.wanted": "cni.lean ipam.address cni.spec cni.kernel cni.key",
     "cni.pods": POD,
-    "cni.features": f"{POD} cni.pods",
+    "cni.portconditions": POD,
+    "cni.features": f"{POD} cni.pods cni.portconditions",
+    "cni.podwire": f"{POD} cni.pods cni.features cni.allowlist",
     "cni.allowlist": "cni.lean cni.spec",
-    "cni.plugins": f"{POD} cni.features cni.allowlist",
+    "cni.plugins": f"{POD} cni.features cni.allowlist cni.podwire",
     "cni.attach": f"{POD} cni.boot",
     "ipam": "cni.lean ipam.address",
     "cni.invoke": "cni.lean cni.spec cni.key",
@@ -46,7 +48,8 @@ LAYERS = {
     "cni.__main__": "cni.lean cni.plugin cni.cli",
     # For people: not on the path of a pod, and imported by nothing that is.
     "cni.runtime": "cni.lean ipam.address cni.spec cni.key cni.invoke",
-    "cni.cli": f"{POD} cni.boot cni.attach cni.plugins cni.noaddresses cni.hostlocal cni.runtime ipam install",
+    "cni.cli": f"{POD} cni.boot cni.attach cni.plugins cni.addresses cni.noaddresses cni.hostlocal cni.runtime ipam "
+    "install",
     "install": f"{POD} cni.__main__",
     "cni": "",
 }

@@ -15,10 +15,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ETH_P_ALL, ETH_P_IP, ETH_P_ARP, ETH_P_IPV6 = 0x3, 0x800, 0x806, 0x86DD  # linux/if_ether.h
+ETH_P_8021Q = 0x8100
 ETH_P_TEST = 0x88B5  # IEEE 802: local experimental
 PACKET_OUTGOING = 4  # linux/if_packet.h
 ICMPV6 = 58
-ROUTER_ADVERTISEMENT, NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT = 134, 135, 136  # RFC 4861
+IPPROTO_EXPERIMENT = 253  # RFC 3692
+ROUTER_SOLICITATION, ROUTER_ADVERTISEMENT = 133, 134  # RFC 4861
+NEIGHBOUR_SOLICITATION, NEIGHBOUR_ADVERTISEMENT, REDIRECT = 135, 136, 137
 BROADCAST = "ff:ff:ff:ff:ff:ff"
 
 
@@ -83,6 +86,14 @@ class Tap:
             found += [frame for frame in self.seen() if frame.ethertype == ethertype]
         return found
 
+    def until(self, last: Frame, timeout: float = 2.0) -> list[Frame]:
+        """What arrives before `last`, which must come."""
+        found: list[Frame] = []
+        while last not in found:
+            assert select.select([self._socket], [], [], timeout)[0], f"{last} didn't come"
+            found += self.seen()
+        return found[: found.index(last)]
+
     def first(self, wanted: Callable[[Frame], bool], timeout: float = 2.0) -> Frame | None:
         """The next frame like that; what came before it is forgotten. None where it doesn't come in time."""
         deadline = time.monotonic() + timeout
@@ -99,13 +110,13 @@ class Tap:
 def router_advertisement(mac: str, router: str, lifetime_s: int = 1800) -> Frame:
     """To all nodes: "I am a default router", with the address of the link-local `router`."""
     body = struct.pack("!BBHII", 64, 0, lifetime_s, 0, 0) + struct.pack("!BB6s", 1, 1, _mac(mac))
-    return _icmpv6(mac, router, ROUTER_ADVERTISEMENT, body)
+    return icmpv6(mac, router, ROUTER_ADVERTISEMENT, body)
 
 
 def neighbour_advertisement(mac: str, address: str) -> Frame:
     """To all nodes: "I have `address`, override what you know"; anyone can say it."""
     body = struct.pack("!I", 1 << 29) + _inet(address) + struct.pack("!BB6s", 2, 1, _mac(mac))
-    return _icmpv6(mac, address, NEIGHBOUR_ADVERTISEMENT, body)
+    return icmpv6(mac, address, NEIGHBOUR_ADVERTISEMENT, body)
 
 
 def arp_reply(mac: str, address: str) -> Frame:
@@ -127,8 +138,40 @@ def syn(target_mac: str, mac: str, source: str, target: str, port: int, *, sourc
     return _packet(target_mac, mac, source, target, socket.IPPROTO_TCP, segment, 16)
 
 
-def _icmpv6(mac: str, source: str, kind: int, body: bytes) -> Frame:
+def icmpv6(mac: str, source: str, kind: int, body: bytes) -> Frame:
+    """A message to all nodes of the link; `body` is what comes behind the checksum."""
     return _packet("33:33:00:00:00:01", mac, source, "ff02::1", ICMPV6, struct.pack("!BBH", kind, 0, 0) + body, 2)
+
+
+def extended(frame: Frame) -> Frame:
+    """The same with an IPv6 extension header before what the packet carries, which says nothing (RFC 8200, 4.3)."""
+    head, body = frame.payload[:40], bytes([frame.protocol, 0, 1, 4, 0, 0, 0, 0]) + frame.payload[40:]
+    return frame._replace(payload=head[:4] + struct.pack("!HB", len(body), 0) + head[7:] + body)
+
+
+def experiment(mac: str, source: str, data: bytes = b"hello") -> Frame:
+    """To everybody, by a protocol that nobody speaks."""
+    everybody = "ff02::1" if ":" in source else "255.255.255.255"
+    return _packet(BROADCAST, mac, source, everybody, IPPROTO_EXPERIMENT, bytes(2) + data, 0)
+
+
+def arp(mac: str, sender: str, target: str, *, answer: bool = False, hardware: int = 1) -> Frame:
+    """To everybody: who has `target`; or, as an answer, that `sender` is at `mac`."""
+    body = struct.pack("!HHBBH", hardware, ETH_P_IP, 6, 4, 2 if answer else 1)
+    return Frame(BROADCAST, mac, ETH_P_ARP, body + _mac(mac) + _inet(sender) + bytes(6) + _inet(target))
+
+
+def tagged(frame: Frame, vlan: int = 0) -> Frame:
+    """The same behind a VLAN tag; of number 0, which says of the priority only, it counts as untagged to Linux."""
+    return frame._replace(ethertype=ETH_P_8021Q, payload=struct.pack("!HH", vlan, frame.ethertype) + frame.payload)
+
+
+def untagged(frame: Frame) -> Frame:
+    """As a tap shows it: the kernel takes a tag off first."""
+    if frame.ethertype != ETH_P_8021Q:
+        return frame
+    (ethertype,) = struct.unpack("!H", frame.payload[2:4])
+    return frame._replace(ethertype=ethertype, payload=frame.payload[4:])
 
 
 def _packet(target_mac: str, mac: str, source: str, target: str, protocol: int, body: bytes, checksum_at: int) -> Frame:

@@ -186,6 +186,15 @@ def test_what_is_missing_or_changed_is_named(case: str, network: Callable[..., N
     assert told.format(**names) in missing(lan.check(result, netns))
 
 
+def test_a_bridge_that_is_not_promiscuous_any_more_is_named(lan: Network, netns: Path) -> None:
+    lan = lan.but(promiscMode=True)
+    result = lan.add(netns)
+    assert lan.check(result, netns).code == 0
+    namespaces.shell(lan.node, "ip link set br0 promisc off")
+
+    assert "bridge br0 is not promiscuous" in missing(lan.check(result, netns))
+
+
 @pytest.mark.parametrize("flag", ["hairpin", "isolated"])
 def test_a_port_that_nothing_was_asked_of_is_to_stay_as_ports_begin(flag: str, lan: Network, netns: Path) -> None:
     result = lan.add(netns)

@@ -56,12 +56,12 @@ def test_node_and_pod_know_each_other_beforehand_and_not_for_ever(lan: Network, 
 
     bridge, pod = (interface(result, name)["mac"] for name in ("br0", "eth0"))
     assert {(it.address, it.mac, it.link, it.state) for it in oracle.neighbours(lan.node)} == {
-        ("10.1.0.2", pod, "br0", "reachable"),
-        ("fd00:1::2", pod, "br0", "reachable"),
+        ("10.1.0.2", pod, "br0", "stale"),
+        ("fd00:1::2", pod, "br0", "stale"),
     }
     assert {(it.address, it.mac, it.link, it.state) for it in oracle.neighbours(netns)} == {
-        ("10.1.0.1", bridge, "eth0", "reachable"),
-        ("fd00:1::1", bridge, "eth0", "reachable"),
+        ("10.1.0.1", bridge, "eth0", "stale"),
+        ("fd00:1::1", bridge, "eth0", "stale"),
     }
 
 
@@ -158,7 +158,7 @@ def test_a_late_del_does_not_take_the_neighbours_of_who_has_the_address_now(
     lan.delete("a", a)
 
     mac = interface(second, "eth0")["mac"]
-    assert {(it.address, it.mac) for it in oracle.neighbours(lan.node) if it.state == "reachable"} == {
+    assert {(it.address, it.mac) for it in oracle.neighbours(lan.node) if it.state == "stale"} == {
         ("10.1.0.7", mac),
         ("fd00:1::7", mac),
     }

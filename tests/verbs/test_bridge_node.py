@@ -10,7 +10,7 @@ import pytest
 from cni.attach import making
 from cni.kernel.ports import LinkUp
 from tests import namespaces, oracle
-from tests.verbs.frames import Tap, router_advertisement
+from tests.verbs.frames import ETH_P_IP, Tap, router_advertisement
 from tests.verbs.networks import Network, interface, port
 
 if TYPE_CHECKING:
@@ -129,6 +129,28 @@ def test_lo_is_no_bridge(network: Callable[..., Network], netns: Path) -> None:
     error = network(bridge="lo").call("ADD", netns=netns).error
 
     assert (error["code"], error["msg"]) == (104, '"lo" already exists but is not a bridge')
+
+
+def test_a_promiscuous_bridge_shows_the_node_every_frame(
+    network: Callable[..., Network], make_netns: Callable[[], Path]
+) -> None:
+    lan = network("10.1.0.0/24")
+    a, b = make_netns(), make_netns()
+    lan.add(a, "a")
+    lan.add(b, "b")
+
+    def seen_by_the_node() -> bool:
+        with Tap(lan.node, "br0") as tap:
+            namespaces.tcp(a, b, "10.1.0.3")
+            return bool([frame for frame in tap.seen() if frame.ethertype == ETH_P_IP])
+
+    assert not seen_by_the_node()
+    lan.but(promiscMode=True).add(make_netns(), "c")
+    assert seen_by_the_node()
+
+    # It is the bridge's, so it stays with that.
+    lan.but(promiscMode=True).delete("c")
+    assert "PROMISC" in namespaces.shell(lan.node, "ip link show br0")
 
 
 # --- router advertisements --------------------------------------------------------------------------
@@ -322,6 +344,22 @@ def test_a_live_pods_gateway_stays_and_who_wants_another_is_told_what_to_do(
     assert first.check(result, a, "a").code == 0
     assert oracle.links(b) == []
     assert set(second.reserved.values()) == {"a eth0"}
+
+
+def test_with_force_address_a_live_pods_gateway_goes_too(
+    network: Callable[..., Network], make_netns: Callable[[], Path]
+) -> None:
+    a, b = make_netns(), make_netns()
+    first = network("10.1.0.0/24", "fd00:1::/64", isDefaultGateway=True)
+    before = first.add(a, "a")
+
+    second = moved(network, "10.1.0.0/16", "fd00:1::/48").but(forceAddress=True)
+    result = second.add(b, "b")
+
+    assert gateways(second) == ["10.1.0.1/16", "fd00:1::1/48"]
+    assert second.check(result, b, "b").code == 0
+    assert namespaces.tcp(b, second.node, "10.1.0.1") == "10.1.0.3"
+    assert "gateway address 10.1.0.1/24 on br0" in first.check(before, a, "a").error["msg"]
 
 
 def test_a_gateway_stays_while_a_port_of_somebody_else_may_live_by_it(

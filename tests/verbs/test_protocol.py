@@ -29,30 +29,36 @@ if TYPE_CHECKING:
 
     from tests.calls import Caller, Exec, InProcess, Outcome
 
-PLUGINS = ("bridge", "loopback")
+PLUGINS = ("bridge", "ptp", "loopback")
 WITHOUT_CHECK = VERSIONS[:4]
 WITHOUT_GC = VERSIONS[:6]
 DNS = {"nameservers": ["10.1.0.53"], "domain": "lan.example", "search": ["lan.example"], "options": ["ndots:2"]}
+DEFAULTS: list[dict[str, Any]] = [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}, {"dst": "::/0", "gw": "fd00:1::1"}]
 
 
 # --- the matrix -------------------------------------------------------------------------------------
 
 
 def network_of(plugin: Caller, name: str, version: str, node: Path, tmp_path: Path) -> Network:
-    """A network of either plugin that has something of everything that a result can tell."""
+    """A network of a plugin that has something of everything that a result can tell."""
     config: dict[str, Any] = {"cniVersion": version, "name": "lan", "type": name}
-    if name == "bridge":
+    if name != "loopback":
         ranges = [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]
-        routes = [{"dst": "10.9.0.0/16", "gw": "10.1.0.9", "mtu": 1400, "table": 100}]
+        routes: list[Any] = [{"dst": "10.9.0.0/16", "gw": "10.1.0.9", "mtu": 1400, "table": 100}]
+        if name == "ptp":
+            # There is nobody else on the link, so no other gateway; and no default route unless IPAM brings one.
+            routes = [{"dst": "10.9.0.0/16", "gw": "10.1.0.1", "mtu": 1400, "table": 100}, *DEFAULTS]
         ipam = {"type": "host-local", "dataDir": str(tmp_path / "networks"), "ranges": ranges, "routes": routes}
-        config |= {"bridge": "br0", "isDefaultGateway": True, "ipam": ipam, "dns": DNS}
+        config |= {"ipMasq": True, "ipam": ipam, "dns": DNS}
+    if name == "bridge":
+        config |= {"bridge": "br0", "isDefaultGateway": True, "macspoofchk": True}
     return Network(plugin, node, config, tmp_path / "networks")
 
 
-def expected_of_bridge(version: str, node: Path, netns: Path) -> dict[str, Any]:
+def expected(name: str, version: str, node: Path, netns: Path) -> dict[str, Any]:
     """The result of an ADD, as the specification's examples have it and with what the kernel says."""
-    aside = {"dst": "10.9.0.0/16", "gw": "10.1.0.9"}
-    defaults = [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}, {"dst": "::/0", "gw": "fd00:1::1"}]
+    aside = {"dst": "10.9.0.0/16", "gw": "10.1.0.9" if name == "bridge" else "10.1.0.1"}
+    defaults = DEFAULTS
     if version in ("0.1.0", "0.2.0"):
         return {
             "cniVersion": version,
@@ -60,13 +66,13 @@ def expected_of_bridge(version: str, node: Path, netns: Path) -> dict[str, Any]:
             "ip6": {"ip": "fd00:1::2/64", "gateway": "fd00:1::1", "routes": [defaults[1]]},
             "dns": DNS,
         }
-    bridge, host = oracle.links(node)
-    pod = oracle.link(netns, "eth0")
-    interfaces: list[dict[str, Any]] = [{"name": link.name, "mac": link.mac} for link in (bridge, host, pod)]
-    interfaces[2]["sandbox"] = str(netns)
+    links = [*oracle.links(node), oracle.link(netns, "eth0")]  # the bridge, if there is one, comes first
+    interfaces: list[dict[str, Any]] = [{"name": link.name, "mac": link.mac} for link in links]
+    interfaces[-1]["sandbox"] = str(netns)
+    pod = len(links) - 1
     ips: list[dict[str, Any]] = [
-        {"interface": 2, "address": "10.1.0.2/24", "gateway": "10.1.0.1"},
-        {"interface": 2, "address": "fd00:1::2/64", "gateway": "fd00:1::1"},
+        {"interface": pod, "address": "10.1.0.2/24", "gateway": "10.1.0.1"},
+        {"interface": pod, "address": "fd00:1::2/64", "gateway": "fd00:1::1"},
     ]
     if version in ("0.3.0", "0.3.1", "0.4.0"):
         ips[0]["version"], ips[1]["version"] = "4", "6"
@@ -99,10 +105,10 @@ def require_conformance(network: Network, netns: Path) -> None:
     assert told.result == {"cniVersion": version, "supportedVersions": list(VERSIONS)}
 
     added = network.call("ADD", netns=netns)
-    if name == "bridge":
-        assert added.result == expected_of_bridge(version, network.node, netns)
-    else:
+    if name == "loopback":
         assert added.result == expected_of_loopback(version, netns)
+    else:
+        assert added.result == expected(name, version, network.node, netns)
 
     checked = network.check(added.result, netns)
     status = network.call("STATUS")
@@ -429,11 +435,6 @@ def test_what_cannot_be_read_is_told_before_an_unknown_command(lan: Network, net
 UNSUPPORTED: dict[str, object] = {
     "vlan": 100,
     "vlanTrunk": [{"minID": 100, "maxID": 110}],
-    "macspoofchk": True,
-    "promiscMode": True,
-    "forceAddress": True,
-    "ipMasq": True,
-    "ipMasqBackend": "iptables",
 }
 
 
@@ -482,10 +483,10 @@ def test_an_error_about_the_configuration_speaks_its_version_where_that_can_be_k
 
 
 def test_a_program_that_is_not_called_like_a_plugin_says_how_it_can_be(in_process: InProcess, netns: Path) -> None:
-    error = in_process("podwire", "ADD", {"cniVersion": "1.1.0", "name": "lan"}, netns=netns).error
+    error = in_process("podwired", "ADD", {"cniVersion": "1.1.0", "name": "lan"}, netns=netns).error
 
     assert error["code"] == 7
-    assert "podwire" in error["msg"]
+    assert "podwired" in error["msg"]
     assert ", ".join(plugins.NAMES) in error["details"]
 
 

@@ -325,7 +325,7 @@ def test_pod_and_node_are_as_the_references(
 
 def seen(node: Path, pod: Path, link: str) -> set[tuple[str, ...]]:
     """Addresses and routes of both sides, with the node's end called `port`."""
-    found = set()
+    found: set[tuple[str, ...]] = set()
     for where, netns in (("node", node), ("pod", pod)):
         for it in oracle.routes(netns):
             found.add((where, it.dst, it.link.replace(link, "port"), it.gateway, it.src, it.scope, str(it.priority)))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-A, B = Key("net", "a", "eth0", "bridge"), Key("net", "b", "eth0", "bridge")
+A, B, C = (Key("net", pod, "eth0", "bridge") for pod in "abc")
 PORT = Claim("tcp:8080", "0.0.0.0")
 ADDRESS = Claim("address:cni0:10.244.0.5")
 
@@ -100,7 +100,7 @@ def test_who_is_not_complete_and_not_being_made_has_nothing(
     attached(A, stage)
     claims.take(node, A, [PORT])
 
-    assert claims.take(node, B, [PORT]) == {PORT}
+    assert claims.take(node, B, [PORT]) == {(str(A), PORT)}
     assert claims.mine(node, A, [PORT]) == frozenset()
     assert claims.mine(node, B, [PORT]) == {PORT}
 
@@ -108,7 +108,15 @@ def test_who_is_not_complete_and_not_being_made_has_nothing(
 def test_who_has_no_record_has_nothing(node: Node) -> None:
     claims.take(node, A, [PORT])
 
-    assert claims.take(node, B, [PORT]) == {PORT}
+    assert claims.take(node, B, [PORT]) == {(str(A), PORT)}
+
+
+def test_what_the_dead_had_is_told_by_their_scope(node: Node) -> None:
+    here, there, elsewhere = (Claim("tcp:8080", f"192.0.2.{n}") for n in (1, 2, 3))
+    claims.take(node, A, [here, there])
+    claims.take(node, B, [elsewhere])
+
+    assert claims.take(node, C, [PORT]) == {(str(A), here), (str(A), there), (str(B), elsewhere)}
 
 
 def test_who_is_just_being_made_lives(node: Node, attached: Callable[..., None]) -> None:

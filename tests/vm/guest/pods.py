@@ -37,6 +37,8 @@ def left(network: Network) -> dict[str, object]:
         "ports": sorted(set(links(network.node)) - {network.config["bridge"]}),
         "addresses": network.reserved,
         "records": sorted(network.records),
-        "neighbours": json.loads(namespaces.shell(network.node, "ip -json neigh show nud permanent nud reachable")),
+        "neighbours": json.loads(
+            namespaces.shell(network.node, "ip -json neigh show nud permanent nud reachable nud stale")
+        ),
     }
     return {kind: found for kind, found in there.items() if found}
