@@ -94,7 +94,7 @@ class Share(NamedTuple):
     """How much of the rate a stream made use of."""
 
     wire: float
-    """With all headers."""
+    """With headers."""
     payload: float
     """Once the burst was spent."""
 
@@ -113,16 +113,17 @@ class Shaped(NamedTuple):
         there = direction == "to the pod"
         sender, receiver = (self.node, self.pod) if there else (self.pod, self.node)
         link = self.port if there else self.ifb
-        before = sent_bytes(self.node, link)
+        begun, before = time.monotonic(), sent_bytes(self.node, link)
         passed = stream(sender, receiver, POD if there else NODE, protocol, seconds)
         wire = sent_bytes(self.node, link) - before
-        assert 8 * wire <= self.burst_bits + 1.1 * rate * passed.seconds
+        assert 8 * wire <= self.burst_bits + 1.1 * rate * (time.monotonic() - begun)
         for after, arrived in passed.curve:
             assert 8 * arrived <= self.burst_bits + 1.1 * rate * after, f"{arrived} bytes in {after} s"
         # Whether the bucket was full to begin with depends on what was before; after that much it is empty.
         spent, arrived = next((one for one in passed.curve if 8 * one[1] >= self.burst_bits), (0.0, 0))
         payload = (passed.payload_bytes - arrived) / (passed.seconds - spent)
-        return Share(8 * wire / passed.seconds / rate, 8 * payload / rate)
+        framed = 1442 / 1400 if protocol != "tcp" else 1514 / 1448
+        return Share(8 * passed.payload_bytes * framed / passed.seconds / rate, 8 * payload / rate)
 
 
 def burst_bits(rate: int) -> int:
@@ -325,6 +326,7 @@ BROKEN = {
         "tc filter add dev {port} ingress pref 65535 protocol all u32",
     ),
     "the ifb": ("ip link del {ifb}", "link {ifb} on the node"),
+    "that the ifb is up": ("ip link set {ifb} down", "link {ifb} on the node is down"),
     "the ifb, which is another now": (
         "ip link del {ifb}; ip link add {ifb} up type ifb;"
         "tc qdisc add dev {ifb} root handle 7077: tbf rate 10mbit burst 15180 limit 46430",
