@@ -96,7 +96,7 @@ class BandwidthFeature(NamedTuple):
             node += [
                 self._bucket(pod, ifb.name, self.egress_rate_bits_per_s, self.egress_burst_bits),
                 IngressQdisc(pod.port),
-                Redirect(pod.port, ifb.name),
+                Redirect(pod.port, ifb.name, hash_of(pod.tag)),
             ]
         return Wanted(
             ifbs=ifbs,
@@ -110,7 +110,7 @@ class BandwidthFeature(NamedTuple):
         meant = frame_bits <= burst_bits <= rate_bits_per_s * _MOST_BURST_S and burst_bits not in _NO_BURSTS
         if not meant:
             burst_bits = max(_BURST_FRAMES * frame_bits, rate_bits_per_s * _BURST_MS // 1000)
-        return TokenBucket(link, rate_bits_per_s, burst_bits, self.latency_us)
+        return TokenBucket(link, rate_bits_per_s, burst_bits, self.latency_us, hash_of(pod.tag))
 
 
 def _mac(ifb_tag: str) -> str:
