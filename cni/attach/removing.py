@@ -58,6 +58,8 @@ def remove(node: Node, old: Record) -> None:
     # Before the reaper forks: each page that is written to afterwards has to be copied first (3 µs).
     addresses = node.reopen(old.delegation)
     hanging = objects.hanging_of(old.objects)
+    if "elements" in old.objects:
+        node.open_filter()  # for the helper to hold (see `reaper.linger`)
     with failures:
         delete_links(node, old.key, with_ifb="ifbs" in old.objects)
     for thing in reversed(hanging):  # all else went with the port
@@ -72,6 +74,7 @@ def remove(node: Node, old: Record) -> None:
     failures.end()
     addresses.release(old.key, old.netns)
     node.records.remove(old.key)
+    reaper.linger(node)
 
 
 def _drop_rules(node: Node, old: Record, failures: Failures) -> None:
@@ -80,7 +83,8 @@ def _drop_rules(node: Node, old: Record, failures: Failures) -> None:
         from cni.attach import elements, reading
 
         with failures:
-            elements.drop(node, old.key, reading.elements_of(old.objects))
+            if elements.drop(node, old.key, reading.elements_of(old.objects)):
+                _forget(node, old)
     if "openings" in old.objects:
         from cni.attach import openings, reading
 
@@ -93,6 +97,15 @@ def _drop_rules(node: Node, old: Record, failures: Failures) -> None:
         # After the rules are gone, not before: a packet in between would pin the old pod.
         with failures:
             conntrack.forget_served(node.nf, reading.flows_of(old.objects))
+
+
+def _forget(node: Node, old: Record) -> None:
+    """The connections of its addresses: the next to have one of them has nothing to do with these."""
+    from cni.attach import reading
+    from cni.kernel import conntrack
+
+    for address in reading.addresses_of(old.objects):
+        conntrack.forget_address(node.nf, address)
 
 
 class Failures:
