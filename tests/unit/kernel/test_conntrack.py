@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cni.kernel import conntrack, netlink
+from cni.kernel import conntrack, inet, netlink
 from cni.kernel.conntrack import Flow
 from cni.kernel.netlink import NetlinkError, Refused, Socket, attribute, nested
 from ipam.address import Address
@@ -32,7 +32,7 @@ def entries(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def routes(monkeypatch: pytest.MonkeyPatch, nl: Socket) -> Socket:
     """The node's own addresses are NODE, of either family."""
-    monkeypatch.setattr(conntrack, "is_local", lambda _nl, address: address in (NODE, NODE6))
+    monkeypatch.setattr(inet, "is_local", lambda _nl, address: address in (NODE, NODE6))
     return nl
 
 
