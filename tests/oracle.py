@@ -18,6 +18,7 @@ from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
+from pyroute2.netlink.rtnl.tcmsg import act_mirred, tcmsg
 
 from tests import namespaces
 
@@ -29,6 +30,8 @@ AF_INET, AF_INET6 = 2, 10
 MAIN = 254  # linux/rtnetlink.h: RT_TABLE_MAIN
 
 IFF_UP, IFF_PROMISC, IFF_ALLMULTI = 0x1, 0x100, 0x200  # linux/if.h
+HOOK, INCOMING = 0xFFFF0000, 0xFFFFFFF2  # linux/pkt_sched.h: ffff:, and the filters of what comes in there
+EGRESS_REDIRECT = 1  # linux/tc_act/tc_mirred.h
 NTF_SELF, NTF_MASTER, NTF_STICKY = 0x02, 0x04, 0x40  # linux/neighbour.h
 
 STATES = {0x00: "none", 0x01: "incomplete", 0x02: "reachable", 0x04: "stale", 0x08: "delay", 0x10: "probe",
@@ -113,6 +116,29 @@ class FdbEntry:
     """"noarp" is what `bridge fdb` calls static; "permanent" is the bridge's own; "reachable" was learned."""
 
 
+@dataclass(frozen=True, slots=True)
+class Qdisc:
+    link: str
+    kind: str
+    handle: int
+    parent: int
+    rate_bytes_per_s: int = 0
+    """Of a tbf; so are the other two. Above 32 bits all of the kernel's answer that pyroute2 reads is the largest."""
+    limit_bytes: int = 0
+    buffer_ticks: int = 0
+    """How long the burst takes at the rate, in units of 64 ns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    link: str
+    kind: str
+    parent: int
+    preference: int
+    redirects_to: str
+    """Where the first action redirects to; "" for another action, or a link that is gone."""
+
+
 def links(netns: Path | None) -> list[Link]:
     """Every link but `lo`, by name."""
     return sorted((link for link in _links(netns).values() if link.name != "lo"), key=lambda link: link.name)
@@ -162,6 +188,20 @@ def fdb(netns: Path | None, bridge: str) -> list[FdbEntry]:
     return list(dict.fromkeys(entry for entry in entries if entry.bridge == bridge))
 
 
+def qdiscs(netns: Path | None) -> list[Qdisc]:
+    """All that somebody made: those that the kernel gives every link have no handle."""
+    names = _names(netns)
+    return [_qdisc(message, names) for message in _dump(netns, "get_qdiscs") if message["handle"]]
+
+
+def filters(netns: Path | None, link: str, parent: int) -> list[Filter]:
+    """What hangs on a qdisc of one link, without the tables that filters are kept in."""
+    names = _names(netns)
+    index = next(index for index, name in names.items() if name == link)
+    found = _dump(netns, "get_filters", index=index, parent=parent)
+    return [_filter(message, names) for message in found if message.get_nested("TCA_OPTIONS", "TCA_U32_SEL")]
+
+
 def everything(netns: Path | None) -> frozenset[object]:
     """All of the above at once, by one socket: to compare two namespaces, or one before and after.
 
@@ -170,10 +210,14 @@ def everything(netns: Path | None) -> frozenset[object]:
 
     def ask() -> list[list[Any]]:
         with IPRoute() as route:
-            questions = (route.get_links, route.get_addr, route.get_routes, route.get_neighbours)
-            return [*[list(question()) for question in questions], list(route.fdb("dump"))]
+            questions = (route.get_links, route.get_addr, route.get_routes, route.get_neighbours,
+                         route.get_qdiscs)  # fmt: skip
+            answers = [list(question()) for question in questions]
+            hooked = [message["index"] for message in answers[-1] if message["handle"] == HOOK]
+            filters = [list(route.get_filters(index=index, parent=INCOMING)) for index in hooked]
+            return [*answers, list(route.fdb("dump")), [message for of_link in filters for message in of_link]]
 
-    links, addresses, routes, neighbours, entries = namespaces.inside(netns, ask)
+    links, addresses, routes, neighbours, qdiscs, entries, filters = namespaces.inside(netns, ask)
     by_index = {message["index"]: message for message in links}
     names = {index: message.get("IFLA_IFNAME") for index, message in by_index.items()}
     found: list[object] = [replace(_link(message, by_index), raw=None) for message in links]
@@ -184,6 +228,8 @@ def everything(netns: Path | None) -> frozenset[object]:
     ]
     found += [route for route in [_route(message, names) for message in routes] if not _is_the_kernels(route)]
     found += [_neighbour(message, names) for message in neighbours if _is_unicast(message)]
+    found += [_qdisc(message, names) for message in qdiscs if message["handle"]]
+    found += [_filter(message, names) for message in filters if message.get_nested("TCA_OPTIONS", "TCA_U32_SEL")]
     kept = [_fdb_entry(message, names) for message in entries if not message["flags"] & NTF_SELF]
     found += [entry for entry in kept if entry.state in ("noarp", "permanent")]
     return frozenset(found)
@@ -240,9 +286,28 @@ def _fdb_entry(message: Any, names: Mapping[int, str]) -> FdbEntry:
     return FdbEntry(message.get("NDA_LLADDR"), names[message["ifindex"]], bridge, STATES[message["state"]])
 
 
+def _qdisc(message: Any, names: Mapping[int, str]) -> Qdisc:
+    kind, options = message.get("TCA_KIND"), message.get("TCA_OPTIONS")
+    parms = options.get("TCA_TBF_PARMS") if kind == "tbf" else {"rate": 0, "limit": 0, "buffer": 0}
+    where = names[message["index"]], kind, message["handle"], message["parent"]
+    return Qdisc(*where, parms["rate"], parms["limit"], parms["buffer"])
+
+
+def _filter(message: Any, names: Mapping[int, str]) -> Filter:
+    acts = message.get_nested("TCA_OPTIONS", "TCA_U32_ACT")
+    first = acts["attrs"][0][1] if acts else None
+    mirred = first.get_nested("TCA_ACT_OPTIONS", "TCA_MIRRED_PARMS") if first else None
+    to = mirred["ifindex"] if mirred and mirred["eaction"] == EGRESS_REDIRECT else 0
+    where = names[message["index"]], message.get("TCA_KIND"), message["parent"], message["info"] >> 16
+    return Filter(*where, names.get(to, ""))
+
+
 # --- encoding ---------------------------------------------------------------------------------------
 
-MESSAGES = {"link": ifinfmsg, "address": ifaddrmsg, "route": rtmsg, "neighbour": ndmsg}
+# Nowhere else does it set the flag of what is nested; so that `encode` is alike in all:
+act_mirred.options.nla_flags = 0
+
+MESSAGES = {"link": ifinfmsg, "address": ifaddrmsg, "route": rtmsg, "neighbour": ndmsg, "tc": tcmsg}
 
 
 def encode(

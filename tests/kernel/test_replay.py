@@ -13,7 +13,8 @@ from cni.kernel.linksettings import LinkSettings, PortMtu
 from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.netlink import Message, Request, Socket
 from cni.kernel.netns import Netns
-from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
+from cni.kernel.ports import Bridge, BridgePort, Ifb, LinkUp, Veth
+from cni.kernel.tc import IngressQdisc, Redirect, TokenBucket
 from ipam.address import Address, Interface, Network
 from tests import namespaces, oracle
 from tests.kernel import furniture
@@ -25,6 +26,7 @@ MAC = "02:00:00:00:00:0a"
 
 # Both kernels begin with these, made in the same order and so with the same indexes.
 BR0, PORT0, ETH0 = 2, 4, 3
+NEXT = 5
 
 
 def furnish(netns: Path) -> None:
@@ -50,6 +52,15 @@ OVER_BR0 = [
 SEEDS = [Neighbour("eth0", Address.parse(one), MAC) for one in ("10.0.0.9", "fd00::9")]
 ENTRY = FdbEntry("port0", MAC)
 
+IFB = Ifb("ifb9", 1400, MAC)
+BUCKETS = [
+    TokenBucket("port0", 1_000_000, 121_440, 25_000),
+    TokenBucket("port0", 123, 456_789, 100_000),
+    TokenBucket("port0", 1_000_000_007, 10_000_000, 25_000),
+    TokenBucket("port0", 40_000_000_000, 400_000_000, 1),
+]
+HOOK, REDIRECT = IngressQdisc("port0"), Redirect("port0", "ifb9")
+
 REQUESTS: dict[str, list[Request]] = {
     "bridge": [Bridge("br1", MAC, 1400).make(), Bridge("br0", "", 0).drop(BR0)],
     "up": [LinkUp("port0").drop(PORT0), LinkUp("port0").make(PORT0)],
@@ -66,6 +77,15 @@ REQUESTS: dict[str, list[Request]] = {
     "routes": [one.make(BR0) for one in OVER_BR0] + [one.drop(BR0) for one in OVER_BR0],
     "neighbours": [one.make(ETH0) for one in SEEDS] + [one.drop(ETH0) for one in SEEDS],
     "fdb entry": [ENTRY.make(PORT0), ENTRY.drop(PORT0)],
+    "ifb": [IFB.make(), IFB.drop(NEXT), Ifb("ifb9", 0, MAC).make()],
+    "bucket": [request for one in BUCKETS for request in (one.make(PORT0), one.drop(PORT0))],
+    "redirect": [
+        IFB.make(),
+        HOOK.make(PORT0),
+        REDIRECT.make(PORT0, NEXT),
+        REDIRECT.drop(PORT0),
+        HOOK.drop(PORT0),
+    ],
 }
 """Each goes to one kernel as a message, and to another as a command."""
 
@@ -145,13 +165,15 @@ QUESTIONS: dict[str, tuple[Callable[[Any], object], str]] = {
     "advertised": (inet.advertised_links, ""),
     "neighbour": (lambda nl: SEEDS[0].find(nl, ETH0), f"10.0.0.9 dev eth0 lladdr {MAC} STALE"),
     "fdb entry": (lambda nl: ENTRY.find(nl, PORT0), f"{MAC} dev port0 master br0 static"),
+    "bucket": (lambda nl: BUCKETS[0].find(nl, PORT0), "tbf 7077: root refcnt 3 rate 1Mbit burst 15180b lat 25ms"),
+    "hook": (lambda nl: HOOK.find(nl, PORT0), "clsact ffff: parent ffff:fff1"),
 }
 
 
 def test_a_question_can_be_asked_by_hand(netns: Path) -> None:
     furnish(netns)
     with namespaces.inside(netns, Socket) as nl:
-        nl.do(SEEDS[0].make(ETH0), ENTRY.make(PORT0))
+        nl.do(SEEDS[0].make(ETH0), ENTRY.make(PORT0), BUCKETS[0].make(PORT0), HOOK.make(PORT0))
         for ask, told in QUESTIONS.values():
             overheard = Overheard(nl)
             ask(overheard)

@@ -39,10 +39,19 @@ GROUPS = {
     "switches": kinds.SWITCHES,
     "settings": kinds.SYSCTLS,
     "veths": kinds.VETHS,
+    "ifbs": kinds.IFBS,
     "tuning": kinds.SYSCTLS,
     "amends": st.one_of(kinds.SYSCTLS, kinds.SETTINGS),
     "pod": st.one_of(kinds.UPS, kinds.LINK_ADDRESSES, kinds.ROUTES, kinds.NEIGHBOURS),
-    "node": st.one_of(kinds.PORTS, kinds.PORT_MTUS, kinds.FDB_ENTRIES, kinds.NEIGHBOURS),
+    "node": st.one_of(
+        kinds.PORTS,
+        kinds.PORT_MTUS,
+        kinds.FDB_ENTRIES,
+        kinds.NEIGHBOURS,
+        kinds.BUCKETS,
+        kinds.HOOKS,
+        kinds.REDIRECTS,
+    ),
 }
 WANTED = st.builds(Wanted, **{name: st.lists(things, max_size=2).map(tuple) for name, things in GROUPS.items()})
 OBJECTS = WANTED.map(objects.to_json)

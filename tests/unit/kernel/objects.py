@@ -10,8 +10,9 @@ from cni.kernel.inet import LinkAddress, LinkRoute
 from cni.kernel.linksettings import LinkSettings, PortMtu
 from cni.kernel.neighbour import FdbEntry, Neighbour
 from cni.kernel.nft import Element
-from cni.kernel.ports import Bridge, BridgePort, LinkUp, Veth
+from cni.kernel.ports import Bridge, BridgePort, Ifb, LinkUp, Veth
 from cni.kernel.sysctl import Sysctl
+from cni.kernel.tc import IngressQdisc, Redirect, TokenBucket
 from cni.wanted import Switch
 from ipam.address import BITS, Address, Interface, Network
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 U32 = st.integers(0, 0xFFFFFFFF)
+U64 = st.integers(0, 0xFFFFFFFFFFFFFFFF)
 NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc"), exclude_characters="/: "), min_size=1, max_size=5)
 MACS = st.binary(min_size=6, max_size=6).map(lambda octets: octets.hex(":"))
 
@@ -40,6 +42,7 @@ NETWORKS = PREFIXED.map(lambda prefixed: prefixed.network)
 
 VETHS = st.builds(Veth, NAMES, MACS, NAMES, MACS, U32, st.just("") | NAMES)
 BRIDGES = st.builds(Bridge, NAMES, MACS, U32, st.booleans())
+IFBS = st.builds(Ifb, NAMES, U32, MACS)
 UPS = st.builds(LinkUp, NAMES)
 PORTS = st.builds(BridgePort, NAMES, st.booleans(), st.booleans())
 LINK_ADDRESSES = st.builds(LinkAddress, NAMES, PREFIXED, st.booleans(), st.booleans())
@@ -64,6 +67,9 @@ SETTINGS = st.builds(
     st.none() | st.booleans(),
     st.none() | U32,
 )
+BUCKETS = st.builds(TokenBucket, NAMES, U64, U64, U32)
+HOOKS = st.builds(IngressQdisc, NAMES)
+REDIRECTS = st.builds(Redirect, NAMES, NAMES)
 SYSCTLS = st.builds(Sysctl, NAMES.map("net/ipv4/conf/{}/arp_notify".format), st.sampled_from("012"))
 SWITCHES = st.builds(Switch, BRIDGES, st.lists(PREFIXED, max_size=3).map(tuple), st.booleans())
 

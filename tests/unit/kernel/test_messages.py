@@ -38,6 +38,9 @@ LINK_OBJECTS = st.one_of(
     objects.ROUTES,
     objects.NEIGHBOURS,
     objects.FDB_ENTRIES,
+    objects.BUCKETS,
+    objects.HOOKS,
+    objects.REDIRECTS,
 )
 
 
@@ -112,7 +115,7 @@ def test_every_request_can_be_framed_and_says_what_it_asks(thing: inet.LinkRoute
     for request in (thing.make(index), thing.drop(index)):
         (message,) = netlink.messages(netlink.frame(request, 1, 0))
         assert message.body == request.body
-        assert request.what.startswith(("ip ", "bridge "))
+        assert request.what.startswith(("ip ", "bridge ", "tc "))
         assert thing.link in request.what
 
 
