@@ -145,7 +145,10 @@ def _of_record(node: Node, pod_side: Sandbox, old: Record) -> list[str]:
     missing += [f"sysctl {one}" for one in wanted.settings if not one.find()]
     missing += [one.make().what for one in wanted.elements if not one.find(node.nf)]
     missing += [f"{one}" for one in wanted.openings if not one.find()]
-    missing += [f"link {one.name} on the node" for one in wanted.ifbs if not one.find(node.nl)]
+    for ifb in wanted.ifbs:
+        there = ifb.find(node.nl)
+        if not (there and there.up):
+            missing.append(f"link {ifb.name} on the node{' is down' if there else ''}")
     missing += [f"sysctl {one}" for one in wanted.fences if read(one.path) not in (None, one.value)]
     treated = {thing.link for thing in wanted.node if isinstance(thing, BridgePort)}
     for veth in wanted.veths:

@@ -92,12 +92,11 @@ def _make_ifb(node: Node, ifb: Ifb) -> int:
     try:
         node.nl.do(ifb.make())
     except NetlinkError as error:
-        if error.errno != errno.EEXIST:
+        left = ifb.find(node.nl) if error.errno == errno.EEXIST else None
+        if not left:
             raise
-        left = ifb.find(node.nl)
-        if left:
-            # It bears our tag and no record knows it: an earlier life of this attachment.
-            node.nl.do(ifb.drop(left.ifindex))
+        # It bears our tag and no record knows it: an earlier life of this attachment.
+        node.nl.do(ifb.drop(left.ifindex))
         node.nl.do(ifb.make())
     return links.need(node.nl, ifb.name).ifindex
 

@@ -181,10 +181,10 @@ PODWIRE: Final[Schema] = {
             {
                 **_RATES,
                 "latencyMs": _number(
-                    "How long a packet may wait for its turn before it is dropped; by default 25, and at low rates as "
-                    "long as the first packets of a connection take.",
+                    "How long a packet may wait in a full queue before it is dropped, beyond what the burst takes.",
                     1,
                     10_000,
+                    default=25,
                 ),
             },
         ),
