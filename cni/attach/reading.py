@@ -125,6 +125,7 @@ def _route(
     table: Any = None,
     scope: Any = None,
     src: Any = None,
+    takes_over: Any = False,
 ) -> object:
     from cni.kernel.inet import LinkRoute
 
@@ -138,6 +139,7 @@ def _route(
         None if table is None else _number(table),
         None if scope is None else _number(scope),
         None if src is None else Address.parse(src),
+        _flag(takes_over),
     )
 
 

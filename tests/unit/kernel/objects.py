@@ -51,7 +51,9 @@ LINK_ADDRESSES = st.builds(LinkAddress, NAMES, PREFIXED, st.booleans(), st.boole
 def _routes(dst: Network) -> SearchStrategy[LinkRoute]:
     others = st.none() | addresses(dst.version)
     scopes = st.none() | st.integers(0, 255)
-    return st.builds(LinkRoute, NAMES, st.just(dst), others, U32, U32, U32, st.none() | U32, scopes, others)
+    return st.builds(
+        LinkRoute, NAMES, st.just(dst), others, U32, U32, U32, st.none() | U32, scopes, others, st.booleans()
+    )
 
 
 ROUTES = NETWORKS.flatmap(_routes)
