@@ -38,6 +38,7 @@ KEYS = st.builds(Key, TEXT, TEXT, TEXT, TEXT)
 GROUPS = {
     "switches": kinds.SWITCHES,
     "settings": kinds.SYSCTLS,
+    "openings": kinds.OPENINGS,
     "veths": kinds.VETHS,
     "tuning": kinds.SYSCTLS,
     "amends": st.one_of(kinds.SYSCTLS, kinds.SETTINGS),
