@@ -28,7 +28,8 @@ def make(node: Node, key: Key, wanted: Wanted) -> None:
         return
     families = _families(wanted.elements)
     with node.rules_lock(shared=True):
-        if are_current(node, families) and _put(node, key, wanted.elements):
+        # Tables are made at once, so one tells of the version of all; one that is missing is missed by its elements.
+        if are_current(node, families[:1]) and _put(node, key, wanted.elements):
             return
     from cni.attach import tables
 
@@ -39,15 +40,19 @@ def make(node: Node, key: Key, wanted: Wanted) -> None:
             raise NetlinkError(errno.ENOENT, wanted.elements[0].make().what)
 
 
-def drop(node: Node, key: Key, elements: Sequence[Element]) -> None:
-    """Those that are still the attachment's, and its claims. Gone already is fine."""
+def drop(node: Node, key: Key, elements: Sequence[Element]) -> bool:
+    """Those that are still the attachment's, and its claims. Gone already is fine.
+
+    Whether all were: what another has claimed by now, it may have together with the pod's address.
+    """
     if not elements:
-        return
+        return True
     claimed = _claims(elements)
     with node.rules_lock(shared=True), node.claims_lock():
         mine = claims.mine(node, key, claimed)
         _delete(node, [one for one in elements if not one.claim or one.claim in mine])
         claims.release(node, key, claimed)
+    return len(mine) == len(claimed)
 
 
 def are_current(node: Node, families: Iterable[str]) -> bool:

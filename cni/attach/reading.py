@@ -55,6 +55,12 @@ def openings_of(objects: Objects) -> tuple[Opening, ...]:
     return _readable(objects, "openings")
 
 
+def addresses_of(objects: Objects) -> tuple[Address, ...]:
+    """Of the pod, that we gave it; what can't be read is left out."""
+    given = _readable({"pod": [thing for thing in objects.get("pod", ()) if thing[0] == "address"]}, "pod")
+    return tuple([one.address.address for one in given])
+
+
 def flows_of(objects: Objects) -> tuple[Flow, ...]:
     """The connections to forget; what can't be read is left out."""
     return _readable(objects, "flows")

@@ -83,7 +83,8 @@ def _drop_rules(node: Node, old: Record, failures: Failures) -> None:
         from cni.attach import elements, reading
 
         with failures:
-            elements.drop(node, old.key, reading.elements_of(old.objects))
+            if elements.drop(node, old.key, reading.elements_of(old.objects)):
+                _forget(node, old)
     if "openings" in old.objects:
         from cni.attach import openings, reading
 
@@ -96,6 +97,15 @@ def _drop_rules(node: Node, old: Record, failures: Failures) -> None:
         # After the rules are gone, not before: a packet in between would pin the old pod.
         with failures:
             conntrack.forget_served(node.nf, reading.flows_of(old.objects))
+
+
+def _forget(node: Node, old: Record) -> None:
+    """The connections of its addresses: the next to have one of them has nothing to do with these."""
+    from cni.attach import reading
+    from cni.kernel import conntrack
+
+    for address in reading.addresses_of(old.objects):
+        conntrack.forget_address(node.nf, address)
 
 
 class Failures:

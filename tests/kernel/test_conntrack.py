@@ -31,6 +31,14 @@ Seen = tuple[str, str, int, str]
 """Protocol, destination and its port, and where the replies come from."""
 
 
+@pytest.fixture(params=["as it comes", "by lists"], autouse=True)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is asked by the cheapest way, or by the one that is left for older kernels and full tables."""
+    if request.param == "by lists":
+        monkeypatch.setattr(conntrack, "_LINES_PER_LIST", 0)
+        monkeypatch.setattr(conntrack, "_DELETIONS_PER_LIST", 0)
+
+
 @pytest.fixture
 def node(netns: Path) -> Path:
     """A node with a neighbour that hears everything and says nothing; it tracks, and its port leads to OLD."""

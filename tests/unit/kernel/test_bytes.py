@@ -68,7 +68,8 @@ def veth(*mtu: tuple[str, object], master: Sequence[tuple[str, object]] = ()) ->
 
 
 def port(hairpin: int) -> list[tuple[str, object]]:
-    return [("IFLA_PROTINFO", nest(("IFLA_BRPORT_MODE", hairpin), ("IFLA_BRPORT_ISOLATED", 0)))]
+    flooded = [(f"IFLA_BRPORT_{kind}_FLOOD", 1) for kind in ("UNICAST", "MCAST", "BCAST")]
+    return [("IFLA_PROTINFO", nest(("IFLA_BRPORT_MODE", hairpin), ("IFLA_BRPORT_ISOLATED", 0), *flooded))]
 
 
 def address(ip: str, flags: int, *broadcast: tuple[str, object]) -> list[tuple[str, object]]:
@@ -151,15 +152,15 @@ CASES: dict[str, Callable[[], Case]] = {
         [("RTA_DST", "10.9.0.0"), ("RTA_GATEWAY", "10.1.0.1"), *IN_777],
     ),
     "neighbour": lambda: (
-        SEED.make(LINK), "neighbour", PUT, {"family": AF_INET, "ifindex": LINK, "state": 0x02},
+        SEED.make(LINK), "neighbour", PUT, {"family": AF_INET, "ifindex": LINK, "state": 0x04},
         [("NDA_DST", "10.1.0.1"), ("NDA_LLADDR", OTHER_MAC)],
     ),
     "neighbour v6": lambda: (
-        SEED_6.make(LINK), "neighbour", PUT, {"family": AF_INET6, "ifindex": LINK, "state": 0x02},
+        SEED_6.make(LINK), "neighbour", PUT, {"family": AF_INET6, "ifindex": LINK, "state": 0x04},
         [("NDA_DST", "fd00::1"), ("NDA_LLADDR", OTHER_MAC)],
     ),
     "neighbour gone": lambda: (
-        SEED.drop(LINK), "neighbour", SET, {"family": AF_INET, "ifindex": LINK, "state": 0x02},
+        SEED.drop(LINK), "neighbour", SET, {"family": AF_INET, "ifindex": LINK, "state": 0x04},
         [("NDA_DST", "10.1.0.1")],
     ),
     "fdb entry": lambda: (

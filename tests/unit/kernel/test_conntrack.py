@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cni.kernel import conntrack, netlink
+from cni.kernel import conntrack, inet, netlink
 from cni.kernel.conntrack import Flow
 from cni.kernel.netlink import NetlinkError, Refused, Socket, attribute, nested
 from ipam.address import Address
@@ -25,14 +25,14 @@ ID = bytes.fromhex("01020304")
 
 @pytest.fixture(autouse=True)
 def entries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few connections, in a namespace that has none."""
-    monkeypatch.setattr(conntrack, "entries", lambda: 3)
+    """Connections, in a namespace that has none: so many that the kernel isn't asked for a text of them."""
+    monkeypatch.setattr(conntrack, "entries", lambda: 3000)
 
 
 @pytest.fixture
 def routes(monkeypatch: pytest.MonkeyPatch, nl: Socket) -> Socket:
     """The node's own addresses are NODE, of either family."""
-    monkeypatch.setattr(conntrack, "is_local", lambda _nl, address: address in (NODE, NODE6))
+    monkeypatch.setattr(inet, "is_local", lambda _nl, address: address in (NODE, NODE6))
     return nl
 
 
@@ -166,9 +166,8 @@ def test_what_is_gone_already_or_has_another_in_its_place_is_fine(kernel: Kernel
 
 @pytest.mark.parametrize(("ports", "questions"), [((53,), 1), ((53, 54), 2), (range(100, 110), 1)])
 def test_many_ports_are_one_question(
-    ports: Sequence[int], questions: int, kernel: Kernel, nl: Socket, routes: Socket, monkeypatch: pytest.MonkeyPatch
+    ports: Sequence[int], questions: int, kernel: Kernel, nl: Socket, routes: Socket
 ) -> None:
-    monkeypatch.setattr(conntrack, "entries", lambda: 1000)
     for number in range(1, 1 + questions):
         kernel.say(done(number))
 
