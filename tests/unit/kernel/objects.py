@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
+from cni.kernel.forwarding import BACKENDS, ForwardOpening
 from cni.kernel.inet import LinkAddress, LinkRoute
 from cni.kernel.linksettings import LinkSettings, PortMtu
 from cni.kernel.neighbour import FdbEntry, Neighbour
@@ -57,6 +58,7 @@ def _routes(dst: Network) -> SearchStrategy[LinkRoute]:
 
 
 ROUTES = NETWORKS.flatmap(_routes)
+OPENINGS = st.builds(ForwardOpening, ADDRESSES, st.sampled_from(BACKENDS), NAMES, NAMES)
 NEIGHBOURS = st.builds(Neighbour, NAMES, ADDRESSES, MACS)
 FDB_ENTRIES = st.builds(FdbEntry, NAMES, MACS)
 PORT_MTUS = st.builds(PortMtu, NAMES, U32, U32)
