@@ -55,9 +55,10 @@ def features(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:
         from cni.features.tuning import TuningFeature
 
         tuning = TuningFeature(TuningFeature.parse_sysctls(conf))
-        allowlist.require(tuning.names, allowlist.PATH)
-        found.append(tuning)
-    if keys.flag("openForward") or keys.has("ingressPolicy"):
+        if tuning.sysctls:
+            allowlist.require(tuning.names, allowlist.PATH)
+            found.append(tuning)
+    if keys.flag("openForward") or keys.text("ingressPolicy") not in ("", "open"):
         from cni.features.firewall import FirewallFeature
 
         found.append(FirewallFeature.parse(conf)._replace(opens=keys.flag("openForward")))

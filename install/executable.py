@@ -34,11 +34,19 @@ LOADER = "install.loader"
 FOR_PEOPLE = ("cni.cli", "cni.runtime", "install")
 """Packages that no call of a runtime imports."""
 _EITHER = ("cni.__main__", "cni.plugin", "cni.addresses", "cni.attach.node", "cni.hostlocal")
+_ADD = (*_EITHER, "cni.attach.adding", "cni.features.bridge", "cni.hostlocal.plan", "ipam.allocator")
+_DEL = (*_EITHER, "cni.attach.removing", "cni.kernel.neighbour")
 CALLS = {
-    "ADD": (*_EITHER, "cni.attach.adding", "cni.features.bridge", "cni.hostlocal.plan", "ipam.allocator"),
-    "DEL": (*_EITHER, "cni.attach.removing", "cni.kernel.neighbour"),
+    "ADD": _ADD,
+    "DEL": _DEL,
+    "ADD of podwire": (
+        *(*_ADD, "cni.attach.elements", "cni.podwire"),
+        *("cni.features.spoofing", "cni.features.portmap", "cni.features.bandwidth"),
+    ),
+    "DEL of podwire": (*_DEL, "cni.attach.elements", "cni.attach.reading", "cni.kernel.conntrack"),
 }
-"""What the calls that a pod waits for import, besides what these modules import in turn."""
+"""What the calls that a pod waits for import, besides what these modules import in turn: of `bridge`, and of `podwire`
+for a pod with host ports and shaping."""
 NAMES = ("podwire", "bridge", "ptp", "loopback", "host-local", "portmap", "bandwidth", "firewall", "tuning")
 """What a complete CNI bin directory has."""
 

@@ -28,7 +28,8 @@ def make(node: Node, key: Key, wanted: Wanted) -> None:
         return
     families = _families(wanted.elements)
     with node.rules_lock(shared=True):
-        if are_current(node, families) and _put(node, key, wanted.elements):
+        # Tables are made at once, so one tells of the version of all; one that is missing is missed by its elements.
+        if are_current(node, families[:1]) and _put(node, key, wanted.elements):
             return
     from cni.attach import tables
 

@@ -50,6 +50,11 @@ class Lock:
             raise
         return self
 
+    def pass_on(self) -> None:
+        """Has the processes that are started from now on hold it as well, until they end. So nobody comes while they
+        are still at work, should ours be killed meanwhile."""
+        posix.set_inheritable(self._fd, True)
+
     def __exit__(self, *_: object) -> None:
         posix.close(self._fd)
 

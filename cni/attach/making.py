@@ -89,11 +89,16 @@ def _making(thing: Any, indexes: Mapping[str, int]) -> Request:
 
 def _make_ifb(node: Node, ifb: Ifb) -> int:
     """Returns its index."""
-    left = ifb.find(node.nl)
-    if left:
-        # It bears our tag and no record knows it: an earlier life of this attachment.
-        node.nl.do(ifb.drop(left.ifindex))
-    node.nl.do(ifb.make())
+    try:
+        node.nl.do(ifb.make())
+    except NetlinkError as error:
+        if error.errno != errno.EEXIST:
+            raise
+        left = ifb.find(node.nl)
+        if left:
+            # It bears our tag and no record knows it: an earlier life of this attachment.
+            node.nl.do(ifb.drop(left.ifindex))
+        node.nl.do(ifb.make())
     return links.need(node.nl, ifb.name).ifindex
 
 

@@ -67,12 +67,20 @@ class Node:
 
     @property
     def nf(self) -> Socket:
-        """A socket to the packet filter; opened when something first asks for it."""
+        """A socket to the packet filter."""
+        return self.open_filter()
+
+    def open_filter(self) -> Socket:
+        """When something first asks for it."""
         if not self._nf:
             from cni.kernel import nft
 
             self._nf = nft.connect()
         return self._nf
+
+    def lingering(self) -> tuple[int, ...]:
+        """The descriptor that takes long to close, where it is open (see `reaper.linger`)."""
+        return (self._nf.fileno(),) if self._nf else ()
 
     def close(self) -> None:
         self.nl.close()

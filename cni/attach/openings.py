@@ -2,7 +2,8 @@
 
 What is opened, an address, may be another attachment's as well: of another plugin of the same chain, or of a pod that
 got the address while this one was still being deleted. So each notes that it wants it, by a claim that keeps nobody
-out, and the last one takes it away. Made and dropped is under the claims' lock, so that no two do so at once.
+out, and the last one takes it away. Made and dropped is under the claims' lock, so that no two do so at once; and the
+commands of others that do it hold the lock too.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def make(node: Node, key: Key, openings: Sequence[Opening]) -> None:
     """Raises Refused, NetlinkError, CNIError."""
     if not openings:
         return
-    with node.claims_lock():
+    with node.claims_lock() as lock:
+        lock.pass_on()
         claims.take(node, key, _claims(key, openings))
         for opening in openings:
             opening.make()
@@ -35,7 +37,8 @@ def drop(node: Node, key: Key, openings: Sequence[Opening]) -> None:
     if not openings:
         return
     failures = Failures()
-    with node.claims_lock():
+    with node.claims_lock() as lock:
+        lock.pass_on()
         for opening in openings:
             with failures:
                 if not claims.is_shared(node, key, opening.resource):

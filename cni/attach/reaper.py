@@ -78,7 +78,7 @@ def delete(node: Node, found: list[Link]) -> None:
         try:
             helper = posix.fork()
             if not helper:
-                _help(node.nl, request, sequence, NLM_F_ACK | (NLM_F_ECHO if echo else 0), writer)
+                _help(node, request, sequence, NLM_F_ACK | (NLM_F_ECHO if echo else 0), writer)
             node.helpers.append(helper)
         except OSError:
             helper = 0
@@ -100,19 +100,47 @@ def delete(node: Node, found: list[Link]) -> None:
             monitor.close()
 
 
-def _help(nl: Socket, request: Request, sequence: int, flags: int, pipe: int) -> None:
+def _help(node: Node, request: Request, sequence: int, flags: int, pipe: int) -> None:
     """The helper: sends the request, which takes as long as the kernel takes, and ends. Never returns."""
     try:
-        # Own session: what ends the caller's process group shall not end this half way. No stdio, since a runtime
-        # reads our stdout until the last holder closes it; no locks, since they go with the descriptor.
-        posix.setsid()
-        low, high = sorted((nl.fileno(), pipe))
-        posix.closerange(0, low)
-        posix.closerange(low + 1, high)
-        posix.closerange(high + 1, _HIGHEST_DESCRIPTOR)
-        nl.send(request, sequence, flags)
+        _keep(node.nl.fileno(), pipe, *node.lingering())
+        node.nl.send(request, sequence, flags)
     finally:
         posix._exit(0)
+
+
+def _keep(*descriptors: int) -> None:
+    """A helper's own session, and no other descriptors: what ends the caller's process group shall not end this half
+    way. No stdio, since a runtime reads our stdout until the last holder closes it; no locks, since they go with the
+    descriptor."""
+    posix.setsid()
+    low = 0
+    for one in sorted(descriptors):
+        posix.closerange(low, one)
+        low = one + 1
+    posix.closerange(low, _HIGHEST_DESCRIPTOR)
+
+
+def linger(node: Node) -> None:
+    """Has a helper hold the socket to the packet filter a little longer than we do, unless one does already.
+
+    Its last holder waits, when it closes it, until the kernel has freed what elements anyone deleted: a grace period.
+    """
+    if node.helpers or not node.lingering():
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        helper = posix.fork()
+        if not helper:
+            try:
+                _keep(*node.lingering())
+            finally:
+                posix._exit(0)
+        node.helpers.append(helper)
+    except OSError:
+        pass  # no process to be had: then we wait
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _announced(

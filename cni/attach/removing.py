@@ -58,6 +58,8 @@ def remove(node: Node, old: Record) -> None:
     # Before the reaper forks: each page that is written to afterwards has to be copied first (3 µs).
     addresses = node.reopen(old.delegation)
     hanging = objects.hanging_of(old.objects)
+    if "elements" in old.objects:
+        node.open_filter()  # for the helper to hold (see `reaper.linger`)
     with failures:
         delete_links(node, old.key, with_ifb="ifbs" in old.objects)
     for thing in reversed(hanging):  # all else went with the port
@@ -72,6 +74,7 @@ def remove(node: Node, old: Record) -> None:
     failures.end()
     addresses.release(old.key, old.netns)
     node.records.remove(old.key)
+    reaper.linger(node)
 
 
 def _drop_rules(node: Node, old: Record, failures: Failures) -> None:

@@ -27,6 +27,11 @@ STRICT: Final = ("podwire",)
 """Whose unknown keys are errors: nobody else has a say in what they may be."""
 _TOLD_BY: Final = {"portmap": "portMappings"}
 """Plugins that do nothing but what the runtime tells them, and what they have to ask for."""
+_TOLD: Final = {
+    "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
+    "bandwidth": {"ingressRate": 10_000_000, "ingressBurst": 1_000_000},
+}
+"""What a runtime may tell, by capability: some keys are read only then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,9 @@ def _of_plugin(network: Network, plugin: Plugin, *, is_first: bool) -> Iterator[
     if ours.chained and is_first:
         yield "it works on what plugins before it attached; name it behind the one that makes the interface", True
     try:
-        conf = NetConf.parse(plugin.request({"cniVersion": network.version, "name": network.name}))
+        told = {name: value for name, value in _TOLD.items() if name in plugin.capabilities}
+        put = {"cniVersion": network.version, "name": network.name, "runtimeConfig": told}
+        conf = NetConf.parse(plugin.request(put), ours.supported)
         ours.features(conf, "")
         if not ours.chained:
             _require_addresses(conf, told_ranges="ipRanges" in plugin.capabilities)

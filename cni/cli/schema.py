@@ -21,7 +21,7 @@ Schema = dict[str, Any]
 _NAME: Final = "^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 _MAC: Final = "^[0-9A-Fa-f][02468ACEace](:[0-9A-Fa-f]{2}){5}$"
 _U32: Final = (1 << 32) - 1
-_U64: Final = (1 << 63) - 1
+_U64: Final = (1 << 64) - 1
 
 
 def _text(told: str, **more: object) -> Schema:
@@ -181,7 +181,10 @@ PODWIRE: Final[Schema] = {
             {
                 **_RATES,
                 "latencyMs": _number(
-                    "How long a packet may wait for its turn before it is dropped.", 1, 60_000, default=25
+                    "How long a packet may wait for its turn before it is dropped; by default 25, and at low rates as "
+                    "long as the first packets of a connection take.",
+                    1,
+                    10_000,
                 ),
             },
         ),

@@ -10,7 +10,8 @@ what is published on the node is no way around it.
                 isolation_<hash>  chain of a bridge  … and what comes by this one, but for
                   homes4_<hash>   pod                … those who get all from their own
                   selves4_<hash>  pod . pod          … and a pod's packets to itself, by a port of the node
-    switched    isolated_ports    port               nothing passes from these to other ports, or back
+    switched    isolated_ports    port               nothing passes from these to other ports, or back, but …
+                isolated_loops    port . port        … to itself, which a port of the node can lead to
 
 A pod without a bridge has a link of its own instead of a chain (`guarded_links`). Switched packets pass the routed
 rules too where br_netfilter is on, and come to the same end.
@@ -57,8 +58,10 @@ table inet {TABLE} {{
 BRIDGE_RULES: Final = f"""
 table bridge {TABLE} {{
 	set isolated_ports {{ type ifname; }}
+	set isolated_loops {{ type ifname . ifname; }}
 	chain isolation {{
 		type filter hook forward priority filter; policy accept;
+		iifname . oifname @isolated_loops accept
 		iifname @isolated_ports drop
 		oifname @isolated_ports drop
 	}}
@@ -150,7 +153,9 @@ class FirewallFeature(NamedTuple):
             if self.policy == SAME_BRIDGE:
                 elements.append(Element(f"homes{one.version}_{bridge}", kind, f"{one}", pod.tag, claim))
         if self.policy == ISOLATED:
+            loop = f"{pod.port} . {pod.port}"
             elements.append(Element("isolated_ports", "ifname", pod.port, pod.tag, family="bridge"))
+            elements.append(Element("isolated_loops", "ifname . ifname", loop, pod.tag, family="bridge"))
         rules = _BRIDGE.replace("%", pod.iif).replace("_@", f"_{bridge}")
         fragments = (Fragment(bridge, rules),) if addresses else ()
         return Wanted(fragments=fragments, elements=tuple(elements), openings=openings)

@@ -18,7 +18,6 @@ from __future__ import annotations
 import errno
 
 from cni.kernel import sysctl
-from cni.kernel.inet import is_local
 from cni.kernel.netlink import ABSENT, FAMILY, NLA_F_NESTED, Refused, Request, attribute, attributes, nested, u8, u32
 from cni.lean import NamedTuple, posix, struct
 from ipam.address import Address
@@ -101,6 +100,8 @@ def forget_strays(nl: Socket, routes: Socket, flows: Sequence[Flow]) -> None:
             meant = flow.host == destination or (flow.host is None and flow.address.version == destination.version)
             if flow.port == port and meant and flow.address != reached:
                 if destination not in local:
+                    from cni.kernel.inet import is_local
+
                     local[destination] = is_local(routes, destination)
                 return local[destination]
         return False

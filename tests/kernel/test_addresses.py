@@ -36,6 +36,18 @@ def test_an_address_can_be_used_at_once(netns: Path, nl: Socket, bridge: Link, i
     namespaces.listening(netns, address, 7000).close()  # what is tentative can't be bound
 
 
+@pytest.mark.parametrize("interface", ["10.1.2.3/16", "fd00::3/64"])
+def test_an_address_can_do_without_the_route_to_its_subnet(
+    netns: Path, nl: Socket, bridge: Link, interface: str
+) -> None:
+    nl.do(on("br0", interface)._replace(prefix_route=False).make(bridge.ifindex))
+
+    (found,) = oracle.addresses(netns, "br0")
+    assert "noprefixroute" in found.flags
+    assert oracle.routes(netns) == []
+    assert on("br0", interface).find(nl, bridge.ifindex)
+
+
 @pytest.mark.parametrize("interface", INTERFACES)
 def test_an_address_may_be_dropped_twice(netns: Path, nl: Socket, bridge: Link, interface: str) -> None:
     wanted = on("br0", interface)

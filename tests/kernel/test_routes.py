@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,8 +29,9 @@ def br0(nl: Socket, bridge: Link) -> int:
     return bridge.ifindex
 
 
-def to(dst: str, gw: str = "", **more: Any) -> LinkRoute:
-    return LinkRoute("br0", Network.parse(dst), Address.parse(gw) if gw else None, **more)
+def to(dst: str, gw: str = "", *, src: str = "", **more: Any) -> LinkRoute:
+    route = LinkRoute("br0", Network.parse(dst), Address.parse(gw) if gw else None, **more)
+    return route._replace(src=Address.parse(src) if src else None)
 
 
 def seen(dst: str, gw: str = "", *, scope: str = "global", table: int = oracle.MAIN, **more: int) -> oracle.Route:
@@ -42,6 +44,11 @@ CASES = {
     "by a gateway": (to("10.9.0.0/16", "10.0.0.2"), seen("10.9.0.0/16", "10.0.0.2")),
     "on the link": (to("10.9.0.0/16"), seen("10.9.0.0/16", scope="link")),
     "on the link, with a scope": (to("10.9.0.0/16", scope=0), seen("10.9.0.0/16")),
+    "on this very host": (to("10.9.0.7/32", scope=254), seen("10.9.0.7/32", scope="host")),
+    "from an address": (
+        to("10.9.0.0/16", "10.0.0.2", src="10.0.0.1"),
+        replace(seen("10.9.0.0/16", "10.0.0.2"), src="10.0.0.1"),
+    ),
     "one host": (to("10.9.0.7/32", "10.0.0.2"), seen("10.9.0.7/32", "10.0.0.2")),
     "mtu": (to("10.9.0.0/16", "10.0.0.2", mtu=1400), seen("10.9.0.0/16", "10.0.0.2", mtu=1400)),
     "advmss": (to("10.9.0.0/16", "10.0.0.2", advmss=1300), seen("10.9.0.0/16", "10.0.0.2", advmss=1300)),
@@ -55,6 +62,10 @@ CASES = {
     ),
     "v6 default": (to("::/0", "fd00::2"), seen("::/0", "fd00::2", priority=V6_METRIC)),
     "v6 on the link": (to("fd09::/48"), seen("fd09::/48", priority=V6_METRIC)),
+    "v6 from an address": (
+        to("fd09::/48", "fd00::2", src="fd00::1"),
+        replace(seen("fd09::/48", "fd00::2", priority=V6_METRIC), src="fd00::1"),
+    ),
     "v6 table 0": (to("fd09::/48", "fd00::2", table=0), seen("fd09::/48", "fd00::2", priority=V6_METRIC)),
     "v6 everything": (
         to("fd09::/48", "fd00::2", mtu=1400, advmss=1300, priority=7, table=777, scope=253),
@@ -115,6 +126,13 @@ def test_another_route_is_not_taken_for_the_wanted_one(netns: Path, nl: Socket, 
     namespaces.shell(netns, f"ip route add {other}")
 
     assert not to("10.9.0.0/16", "10.0.0.2").find(nl, br0)
+
+
+def test_a_source_that_was_asked_for_must_be_there(netns: Path, nl: Socket, br0: int) -> None:
+    namespaces.shell(netns, "ip route add 10.9.0.0/16 via 10.0.0.2")
+
+    assert not to("10.9.0.0/16", "10.0.0.2", src="10.0.0.1").find(nl, br0)
+    assert to("10.9.0.0/16", "10.0.0.2").find(nl, br0)
 
 
 def test_a_scope_that_was_asked_for_must_be_there(netns: Path, nl: Socket, br0: int) -> None:

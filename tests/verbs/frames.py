@@ -109,42 +109,8 @@ class Tap:
 
 def router_advertisement(mac: str, router: str, lifetime_s: int = 1800) -> Frame:
     """To all nodes: "I am a default router", with the address of the link-local `router`."""
-    link_layer = struct.pack("!BB6s", 1, 1, _mac(mac))
-    body = struct.pack("!BBHII", 64, 0, lifetime_s, 0, 0) + link_layer
+    body = struct.pack("!BBHII", 64, 0, lifetime_s, 0, 0) + struct.pack("!BB6s", 1, 1, _mac(mac))
     return icmpv6(mac, router, ROUTER_ADVERTISEMENT, body)
-
-
-def icmpv6(mac: str, source: str, kind: int, body: bytes, *, to: str = "ff02::1", padded: bool = False) -> Frame:
-    """A message of neighbour discovery: `body` is what comes behind the checksum. `padded`: with an extension header
-    before it, which says nothing."""
-    message = struct.pack("!BBH", kind, 0, 0) + body
-    sender, receiver = (socket.inet_pton(socket.AF_INET6, text) for text in (source, to))
-    pseudo = sender + receiver + struct.pack("!II", len(message), ICMPV6) + message
-    message = message[:2] + struct.pack("!H", _checksum(pseudo)) + message[4:]
-    if padded:
-        message = bytes([ICMPV6, 0, 1, 4, 0, 0, 0, 0]) + message  # RFC 8200: hop-by-hop options, PadN
-    return ipv6(mac, source, 0 if padded else ICMPV6, message, to=to)
-
-
-def ipv6(mac: str, source: str, following: int, payload: bytes, *, to: str = "ff02::1") -> Frame:
-    sender, receiver = (socket.inet_pton(socket.AF_INET6, text) for text in (source, to))
-    header = struct.pack("!IHBB", 6 << 28, len(payload), following, 255)
-    return Frame("33:33:00:00:00:01", mac, ETH_P_IPV6, header + sender + receiver + payload)
-
-
-def ipv4(mac: str, source: str, payload: bytes, *, to: str = "255.255.255.255") -> Frame:
-    """Of a protocol that nobody speaks."""
-    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0, 0, 64, IPPROTO_EXPERIMENT, 0)
-    header += socket.inet_aton(source) + socket.inet_aton(to)
-    header = header[:10] + struct.pack("!H", _checksum(header)) + header[12:]
-    return Frame(BROADCAST, mac, ETH_P_IP, header + payload)
-
-
-def arp(mac: str, sender: str, target: str, *, answer: bool = False, hardware: int = 1) -> Frame:
-    """To everybody: who has `target`; or, as an answer, that `sender` is at `mac`."""
-    body = struct.pack("!HHBBH", hardware, ETH_P_IP, 6, 4, 2 if answer else 1)
-    body += _mac(mac) + socket.inet_aton(sender) + bytes(6) + socket.inet_aton(target)
-    return Frame(BROADCAST, mac, ETH_P_ARP, body)
 
 
 def neighbour_advertisement(mac: str, address: str) -> Frame:
@@ -155,7 +121,8 @@ def neighbour_advertisement(mac: str, address: str) -> Frame:
 
 def arp_reply(mac: str, address: str) -> Frame:
     """To all: "`address` is at `mac`", without having been asked."""
-    return arp(mac, address, address, answer=True)
+    said = _mac(mac) + _inet(address)
+    return Frame(BROADCAST, mac, ETH_P_ARP, struct.pack("!HHBBH", 1, ETH_P_IP, 6, 4, 2) + said + said)
 
 
 def datagram(target_mac: str, mac: str, source: str, target: str, port: int, *, source_port: int = 40000) -> Frame:
@@ -171,14 +138,27 @@ def syn(target_mac: str, mac: str, source: str, target: str, port: int, *, sourc
     return _packet(target_mac, mac, source, target, socket.IPPROTO_TCP, segment, 16)
 
 
-def _packet(target_mac: str, mac: str, source: str, target: str, protocol: int, body: bytes, checksum_at: int) -> Frame:
-    addresses = _inet(source) + _inet(target)
-    pseudo = addresses + struct.pack("!II", len(body), protocol)
-    body = body[:checksum_at] + struct.pack("!H", _checksum(pseudo + body)) + body[checksum_at + 2 :]
-    if ":" in source:
-        return ipv6(mac, source, protocol, body, to=target)._replace(target=target_mac)
-    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0) + addresses
-    return Frame(target_mac, mac, ETH_P_IP, head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + body)
+def icmpv6(mac: str, source: str, kind: int, body: bytes) -> Frame:
+    """A message to all nodes of the link; `body` is what comes behind the checksum."""
+    return _packet("33:33:00:00:00:01", mac, source, "ff02::1", ICMPV6, struct.pack("!BBH", kind, 0, 0) + body, 2)
+
+
+def extended(frame: Frame) -> Frame:
+    """The same with an IPv6 extension header before what the packet carries, which says nothing (RFC 8200, 4.3)."""
+    head, body = frame.payload[:40], bytes([frame.protocol, 0, 1, 4, 0, 0, 0, 0]) + frame.payload[40:]
+    return frame._replace(payload=head[:4] + struct.pack("!HB", len(body), 0) + head[7:] + body)
+
+
+def experiment(mac: str, source: str, data: bytes = b"hello") -> Frame:
+    """To everybody, by a protocol that nobody speaks."""
+    everybody = "ff02::1" if ":" in source else "255.255.255.255"
+    return _packet(BROADCAST, mac, source, everybody, IPPROTO_EXPERIMENT, bytes(2) + data, 0)
+
+
+def arp(mac: str, sender: str, target: str, *, answer: bool = False, hardware: int = 1) -> Frame:
+    """To everybody: who has `target`; or, as an answer, that `sender` is at `mac`."""
+    body = struct.pack("!HHBBH", hardware, ETH_P_IP, 6, 4, 2 if answer else 1)
+    return Frame(BROADCAST, mac, ETH_P_ARP, body + _mac(mac) + _inet(sender) + bytes(6) + _inet(target))
 
 
 def tagged(frame: Frame, vlan: int = 0) -> Frame:
@@ -194,8 +174,23 @@ def untagged(frame: Frame) -> Frame:
     return frame._replace(ethertype=ethertype, payload=frame.payload[4:])
 
 
+def _packet(target_mac: str, mac: str, source: str, target: str, protocol: int, body: bytes, checksum_at: int) -> Frame:
+    addresses = _inet(source) + _inet(target)
+    pseudo = addresses + struct.pack("!II", len(body), protocol)
+    body = body[:checksum_at] + struct.pack("!H", _checksum(pseudo + body)) + body[checksum_at + 2 :]
+    if ":" in source:
+        # Neighbour discovery believes only what no router can have passed on: a hop limit of 255.
+        return Frame(
+            target_mac, mac, ETH_P_IPV6, struct.pack("!IHBB", 6 << 28, len(body), protocol, 255) + addresses + body
+        )
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(body), 1, 0, 64, protocol, 0) + addresses
+    return Frame(target_mac, mac, ETH_P_IP, head[:10] + struct.pack("!H", _checksum(head)) + head[12:] + body)
+
+
 def _checksum(data: bytes) -> int:
-    total: int = sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + bytes(len(data) % 2)))
+    """RFC 1071."""
+    data += b"\0" * (len(data) % 2)
+    total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

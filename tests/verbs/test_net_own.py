@@ -11,6 +11,7 @@ import pytest
 
 from cni.runtime.names import container_id
 from tests import namespaces, oracle
+from tests.session import TOP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,3 +93,18 @@ def test_the_file_says_what_it_runs_on(podwire: Podwire) -> None:
     assert told["code"] == "compiled"
     assert told["cniVersions"][-1] == "1.1.0"
     assert succeeds(podwire("net", "--help")).startswith("usage: podwire net")
+
+
+def test_the_file_judges_configurations_and_knows_its_schema(podwire: Podwire, tmp_path: Path) -> None:
+    file = tmp_path / "net.d/10-podnet.conflist"
+
+    assert succeeds(podwire("net", "check-config")) == f"{file}: podnet, CNI 1.1.0: bridge: ok\n"
+    assert succeeds(podwire("net", "check-config", "--schema")) == (TOP / "docs/podwire.schema.json").read_text()
+
+    file.write_text(file.read_text().replace("isDefaultGateway", "isDefaultGatway").replace("br0", "br/0"))
+    done = podwire("net", "check-config", str(file))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    warning, error = done.stderr.splitlines()
+    assert warning.endswith('bridge: warning: unknown key "isDefaultGatway"; did you mean "isDefaultGateway"?')
+    assert "bridge: bridge must be the name of an interface" in error

@@ -33,7 +33,7 @@ PLUGINS = ("bridge", "ptp", "loopback")
 WITHOUT_CHECK = VERSIONS[:4]
 WITHOUT_GC = VERSIONS[:6]
 DNS = {"nameservers": ["10.1.0.53"], "domain": "lan.example", "search": ["lan.example"], "options": ["ndots:2"]}
-DEFAULTS = [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}, {"dst": "::/0", "gw": "fd00:1::1"}]
+DEFAULTS: list[dict[str, Any]] = [{"dst": "0.0.0.0/0", "gw": "10.1.0.1"}, {"dst": "::/0", "gw": "fd00:1::1"}]
 
 
 # --- the matrix -------------------------------------------------------------------------------------
@@ -483,10 +483,10 @@ def test_an_error_about_the_configuration_speaks_its_version_where_that_can_be_k
 
 
 def test_a_program_that_is_not_called_like_a_plugin_says_how_it_can_be(in_process: InProcess, netns: Path) -> None:
-    error = in_process("podwire", "ADD", {"cniVersion": "1.1.0", "name": "lan"}, netns=netns).error
+    error = in_process("podwired", "ADD", {"cniVersion": "1.1.0", "name": "lan"}, netns=netns).error
 
     assert error["code"] == 7
-    assert "podwire" in error["msg"]
+    assert "podwired" in error["msg"]
     assert ", ".join(plugins.NAMES) in error["details"]
 
 

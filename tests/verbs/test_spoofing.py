@@ -18,7 +18,6 @@ from tests.verbs import frames
 from tests.verbs.frames import (
     BROADCAST,
     ETH_P_TEST,
-    IPPROTO_EXPERIMENT,
     NEIGHBOUR_ADVERTISEMENT,
     NEIGHBOUR_SOLICITATION,
     REDIRECT,
@@ -40,7 +39,7 @@ THEIRS4, THEIRS6 = "10.1.0.3", "fd00:1::3"
 GATEWAY4, GATEWAY6 = "10.1.0.1", "fd00:1::1"
 LINK_LOCAL, NOBODY6 = "fe80::2", "::"
 
-END = frames.ipv4(MAC, OWN4, b"the end")
+END = frames.experiment(MAC, OWN4, b"the end")
 """What nothing keeps out."""
 
 
@@ -83,11 +82,11 @@ def paired(network: Callable[..., Network], make_netns: Callable[[], Path]) -> C
 
 def by(mac: str) -> list[Frame]:
     return [
-        frames.ipv4(mac, OWN4, b"hello"),
+        frames.experiment(mac, OWN4),
         frames.arp(mac, OWN4, GATEWAY4),
         frames.icmpv6(mac, LINK_LOCAL, ROUTER_SOLICITATION, bytes(4)),
         Frame(BROADCAST, mac, ETH_P_TEST, b"hello"),
-        frames.tagged(frames.ipv4(mac, OWN4, b"hello")),
+        frames.tagged(frames.experiment(mac, OWN4)),
     ]
 
 
@@ -118,13 +117,13 @@ def test_pods_are_told_apart_by_their_ports(paired: Callable[..., Pair], make_ne
     pair = paired()
     checked = make_netns()
     pair.network.but(macspoofchk=True, runtimeConfig={"mac": OTHER_MAC}).add(checked, "c")
-    frame = frames.ipv4(MAC, OWN4, b"hello")
+    frame = frames.experiment(MAC, OWN4)
 
     assert pair.arrives(frame) == (True, True)
     with Tap(checked, "eth0") as out, Tap(pair.listener, "eth0") as at_pod:
         out.send(frame)
-        out.send(frames.ipv4(OTHER_MAC, OWN4, b"the end"))
-        assert frame not in at_pod.until(frames.ipv4(OTHER_MAC, OWN4, b"the end"))
+        out.send(frames.experiment(OTHER_MAC, OWN4, b"the end"))
+        assert frame not in at_pod.until(frames.experiment(OTHER_MAC, OWN4, b"the end"))
 
 
 @pytest.mark.parametrize("keys", [{}, {"hairpinMode": True}, {"promiscMode": True}, {"ipMasq": True}], ids=str)
@@ -166,20 +165,20 @@ def test_nothing_is_left_of_a_pod(gone: bool, network: Callable[..., Network], l
 # --- addresses --------------------------------------------------------------------------------------
 
 
-def neighbour(kind: int, target: str, source: str, *, padded: bool = False) -> Frame:
+def neighbour(kind: int, target: str, source: str) -> Frame:
     """A question for a neighbour, or the answer of one (RFC 4861, 4.3 and 4.4)."""
     override = 0x20000000 if kind == NEIGHBOUR_ADVERTISEMENT else 0
     body = struct.pack("!I", override) + socket.inet_pton(socket.AF_INET6, target)
-    return frames.icmpv6(MAC, source, kind, body, padded=padded)
+    return frames.icmpv6(MAC, source, kind, body)
 
 
 HONEST = {
-    "IPv4": frames.ipv4(MAC, OWN4, b"hello"),
+    "IPv4": frames.experiment(MAC, OWN4),
     "ARP's question": frames.arp(MAC, OWN4, GATEWAY4),
     "ARP's answer": frames.arp(MAC, OWN4, GATEWAY4, answer=True),
     "ARP without an address": frames.arp(MAC, "0.0.0.0", "10.1.0.77"),
-    "IPv6": frames.ipv6(MAC, OWN6, IPPROTO_EXPERIMENT, b"hello"),
-    "a link-local address": frames.ipv6(MAC, LINK_LOCAL, IPPROTO_EXPERIMENT, b"hello"),
+    "IPv6": frames.experiment(MAC, OWN6),
+    "a link-local address": frames.experiment(MAC, LINK_LOCAL),
     "a neighbour's question": neighbour(NEIGHBOUR_SOLICITATION, GATEWAY6, OWN6),
     "a neighbour's answer": neighbour(NEIGHBOUR_ADVERTISEMENT, OWN6, OWN6),
     "a link-local neighbour's answer": neighbour(NEIGHBOUR_ADVERTISEMENT, LINK_LOCAL, LINK_LOCAL),
@@ -189,25 +188,25 @@ HONEST = {
     "the question for a router": frames.icmpv6(MAC, NOBODY6, ROUTER_SOLICITATION, bytes(4)),
 }
 SPOOFED = {
-    "another's IPv4": frames.ipv4(MAC, THEIRS4, b"hello"),
-    "the gateway's IPv4": frames.ipv4(MAC, GATEWAY4, b"hello"),
-    "no IPv4": frames.ipv4(MAC, "0.0.0.0", b"hello"),
+    "another's IPv4": frames.experiment(MAC, THEIRS4),
+    "the gateway's IPv4": frames.experiment(MAC, GATEWAY4),
+    "no IPv4": frames.experiment(MAC, "0.0.0.0"),
     "ARP's question of another": frames.arp(MAC, THEIRS4, GATEWAY4),
     "ARP's answer of the gateway": frames.arp(MAC, GATEWAY4, THEIRS4, answer=True),
     "ARP's answer of the gateway, as on IEEE 802": frames.arp(MAC, GATEWAY4, THEIRS4, answer=True, hardware=6),
-    "another's IPv6": frames.ipv6(MAC, THEIRS6, IPPROTO_EXPERIMENT, b"hello"),
-    "no IPv6": frames.ipv6(MAC, NOBODY6, IPPROTO_EXPERIMENT, b"hello"),
+    "another's IPv6": frames.experiment(MAC, THEIRS6),
+    "no IPv6": frames.experiment(MAC, NOBODY6),
     "a neighbour's question of another": neighbour(NEIGHBOUR_SOLICITATION, GATEWAY6, THEIRS6),
     "the answer of another": neighbour(NEIGHBOUR_ADVERTISEMENT, THEIRS6, THEIRS6),
     "the answer for another": neighbour(NEIGHBOUR_ADVERTISEMENT, THEIRS6, OWN6),
     "the answer for the gateway from a link-local address": neighbour(NEIGHBOUR_ADVERTISEMENT, GATEWAY6, LINK_LOCAL),
-    "the answer behind an extension header": neighbour(NEIGHBOUR_ADVERTISEMENT, GATEWAY6, OWN6, padded=True),
+    "the answer behind an extension header": frames.extended(neighbour(NEIGHBOUR_ADVERTISEMENT, GATEWAY6, OWN6)),
     "detection of another as a duplicate": neighbour(NEIGHBOUR_SOLICITATION, THEIRS6, NOBODY6),
     "a router's advertisement": frames.router_advertisement(MAC, LINK_LOCAL),
     "a router's advertisement behind a tag": frames.tagged(frames.router_advertisement(MAC, LINK_LOCAL)),
     "a better router": frames.icmpv6(MAC, LINK_LOCAL, REDIRECT, bytes(36)),
-    "another's IPv4 behind a tag": frames.tagged(frames.ipv4(MAC, THEIRS4, b"hello")),
-    "another's IPv4 behind two tags": frames.tagged(frames.tagged(frames.ipv4(MAC, THEIRS4, b"hello"))),
+    "another's IPv4 behind a tag": frames.tagged(frames.experiment(MAC, THEIRS4)),
+    "another's IPv4 behind two tags": frames.tagged(frames.tagged(frames.experiment(MAC, THEIRS4))),
     "the answer for another behind a tag": frames.tagged(neighbour(NEIGHBOUR_ADVERTISEMENT, THEIRS6, OWN6)),
     "what is no IP": Frame(BROADCAST, MAC, ETH_P_TEST, b"hello"),
 }

@@ -161,6 +161,21 @@ def test_a_plugin_that_will_be_told_nothing_is_warned_of(check: Check) -> None:
     )
 
 
+def test_what_is_read_only_where_the_runtime_has_something_to_say_is_judged_too(check: Check) -> None:
+    portmap = {"type": "portmap", "capabilities": {"portMappings": True}}
+    podwire = {"type": "podwire", "capabilities": {"portMappings": True}, "ipam": IPAM}
+
+    for members in ((BRIDGE, {**portmap, "snat": "no"}), ({**podwire, "snat": "no"},)):
+        assert "snat must be true or false" in check(*members)[2][0]
+
+
+def test_a_version_that_a_plugin_does_not_speak_is_an_error(check: Check) -> None:
+    assert check(BRIDGE, {"type": "firewall"}, cniVersion="0.4.0")[0] == 0
+    code, _, said = check(BRIDGE, {"type": "firewall"}, cniVersion="0.3.1")
+
+    assert (code, said[0].split(": ")[0]) == (1, "plugins[1] (firewall)")
+
+
 def test_ranges_may_come_from_the_runtime(check: Check) -> None:
     ipam = {"type": "host-local"}
 

@@ -240,7 +240,8 @@ def test_podwires_parser_asks_for_every_key_and_for_no_others(asked: dict[str, s
     assert top - READ_BESIDES == set(schema.PODWIRE["properties"])
     for key in ("bandwidth", "dns"):
         assert asked[f"podwire.{key}"] == set(schema.PODWIRE["properties"][key]["properties"])
-    assert asked["podwire.ipam"] >= {"type", "ranges", "routes", "exclude", "resolvConf", "subnet"}
+    assert asked["podwire.ipam"] >= {"ranges", "routes", "exclude", "resolvConf", "subnet"}
+    assert asked["podwire.ipam.ranges[0][0]"] == set(schema.HOST_LOCAL["ranges"]["items"]["items"]["properties"])
 
 
 DEFAULTS = {

@@ -9,7 +9,7 @@ import pytest
 from cni.features import firewall
 from cni.features.firewall import FirewallFeature
 from cni.kernel.forwarding import ForwardOpening
-from cni.kernel.nft import Claim, Element
+from cni.kernel.nft import Claim
 from cni.key import Key
 from cni.spec.errors import INVALID_CONFIG, CNIError
 from cni.spec.netconf import NetConf
@@ -122,14 +122,17 @@ def test_an_isolated_pod_is_at_home_nowhere_and_its_port_alone() -> None:
         "guarded4": ["br0 . 10.1.0.5"],
         "selves4": ["10.1.0.5 . 10.1.0.5"],
         "isolated_ports": ["veth0"],
+        "isolated_loops": ["veth0 . veth0"],
     }
-    assert [one.set for one in found.elements if one.family == "bridge"] == ["isolated_ports"]
+    assert [one.set for one in found.elements if one.family == "bridge"] == ["isolated_ports", "isolated_loops"]
 
 
 def test_a_pod_without_addresses_is_isolated_as_far_as_frames_go() -> None:
     found = wanted(ingressPolicy="isolated")
 
-    assert found == Wanted(elements=(Element("isolated_ports", "ifname", "veth0", TAG, family="bridge"),))
+    assert elements(found) == {"isolated_ports": ["veth0"], "isolated_loops": ["veth0 . veth0"]}
+    assert {one.family for one in found.elements} == {"bridge"}
+    assert not found.fragments
 
 
 @pytest.mark.parametrize("policy", ["same-bridge", "isolated"])
