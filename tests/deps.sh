@@ -13,9 +13,9 @@ NEEDS='
 iproute2                    ip                                  check test test-vm demo bench
 util-linux                  unshare                             check test test-vm demo bench
 ca-certificates             /etc/ssl/certs/ca-certificates.crt  lint check test test-vm bench
-nftables                    nft                                 check test bench
+nftables                    nft                                 check test test-vm bench
 iptables                    iptables                            test bench
-conntrack                   conntrack                           test bench
+conntrack                   conntrack                           test test-vm bench
 iperf3                      iperf3                              bench
 busybox-static              busybox                             TEST test-vm
 qemu-system-x86             qemu-system-x86_64                  test-vm

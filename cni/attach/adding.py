@@ -59,7 +59,7 @@ def add(node: Node, call: Call) -> Result:
                     _filter_anew(node, call.key, wanted, others)
                     wanted = others
                 for setting in wanted.settings:
-                    shared.ensure_setting(node, setting)
+                    shared.ensure_setting(node, setting, pod.port)
                 reported = making.make(node, pod_side, call.key, wanted, switches)
                 result = result_of(call, wanted, reported, leased.dns)
                 node.records.write(now.complete())

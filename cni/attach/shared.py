@@ -89,14 +89,15 @@ def require_ipv6() -> None:
         )
 
 
-def ensure_setting(node: Node, setting: Sysctl) -> None:
-    """Raises OSError where it can't be written, or isn't there."""
+def ensure_setting(node: Node, setting: Sysctl, port: str) -> None:
+    """Raises OSError where it can't be written, or isn't there. `port`: a link that goes with the attachment, so that
+    how its settings were is of no interest to anybody."""
     value = read(setting.path)
     if value == setting.value:
         return
     if setting.path == _IPV6_FORWARDING:
         _keep_advertised_routes(node)
-    if value is not None:
+    if value is not None and not (port and f"/{port}/" in setting.path):
         node.keep_before(setting.path, value)
     setting.make()
 

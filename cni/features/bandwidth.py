@@ -30,14 +30,18 @@ if TYPE_CHECKING:
 _KEYS: Final = ("ingressRate", "ingressBurst", "egressRate", "egressBurst")
 _MOST: Final = (1 << 64) - 1
 
-_LATENCY_MS: Final = 25  # the reference's, which can't be changed there
+_LATENCY_US: Final = 25_000  # the reference's, which can't be changed there
 _MOST_LATENCY_MS: Final = 10_000
 
 # The bucket refills between two looks at it, and what doesn't fit in is lost: up to some milliseconds where the
-# machine is busy. At low rates the least counts: some frames, so that two connections and their acknowledgements don't
-# wait for each other; and not more, since at a full queue all of it has to pass before the next packet does.
+# machine is busy. At low rates frames count. Three are enough to use all of a slow link; with eight or more, trains of
+# packets reach the end of its queue at once, and TCP now and then waits for a timeout. (From 1 to 6 Mbit/s it nearly
+# always had 0.955 of the rate, all that its headers leave; at worst 0.92 with 3 frames, 0.89 with 10, 0.71 with 8.)
 _BURST_MS: Final = 10
-_BURST_FRAMES: Final = 10
+_BURST_FRAMES: Final = 3
+# With so small a burst the queue must hold what TCP sends before it hears of the other side (RFC 6928). In 25 ms a
+# slow link sends less, and would drop part of what each connection begins with.
+_QUEUE_FRAMES: Final = 10
 _ETHERNET_MTU: Final = 1500
 _HEADER_BYTES: Final = 18  # of Ethernet, with a VLAN tag
 
@@ -57,6 +61,7 @@ class BandwidthFeature(NamedTuple):
     egress_rate_bits_per_s: int
     egress_burst_bits: int
     latency_us: int
+    """0 for the default."""
 
     @classmethod
     def parse(cls, conf: NetConf, static: Section) -> Self:
@@ -73,7 +78,7 @@ class BandwidthFeature(NamedTuple):
                     f"{told.where}: {_KEYS[i + 1]} is set, so {_KEYS[i]} must be too",
                     "a burst is what passes before a rate holds: name the rate, or remove the burst",
                 )
-        latency_ms = static.integer("latencyMs", _LATENCY_MS, least=1, most=_MOST_LATENCY_MS)
+        latency_ms = static.integer("latencyMs", least=1, most=_MOST_LATENCY_MS)
         return cls(numbers[0], numbers[1], numbers[2], numbers[3], latency_ms * 1000)
 
     def wanted(self, pod: Pod) -> Wanted:
@@ -108,9 +113,12 @@ class BandwidthFeature(NamedTuple):
         frame_bits = 8 * ((pod.mtu or _ETHERNET_MTU) + _HEADER_BYTES)
         # A bucket that is smaller than a frame would never let it pass.
         meant = frame_bits <= burst_bits <= rate_bits_per_s * _MOST_BURST_S and burst_bits not in _NO_BURSTS
+        latency_us = self.latency_us or _LATENCY_US
         if not meant:
             burst_bits = max(_BURST_FRAMES * frame_bits, rate_bits_per_s * _BURST_MS // 1000)
-        return TokenBucket(link, rate_bits_per_s, burst_bits, self.latency_us, hash_of(pod.tag))
+            if not self.latency_us:
+                latency_us = max(latency_us, _QUEUE_FRAMES * frame_bits * 1_000_000 // rate_bits_per_s)
+        return TokenBucket(link, rate_bits_per_s, burst_bits, latency_us, hash_of(pod.tag))
 
 
 def _mac(ifb_tag: str) -> str:

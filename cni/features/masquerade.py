@@ -90,8 +90,8 @@ class MasqueradeFeature(NamedTuple):
         elements = []
         for address in addresses:
             version = address.version
-            # A link of the pod's own names the attachment; on a bridge, two could want the address.
-            claim = None if pod.iif == pod.port else Claim(f"address:{pod.iif}:{address}")
+            # One address is one pod's: on a bridge, and of those that the node routes to one by one.
+            claim = Claim(f"address:{address}" if pod.iif == pod.port else f"address:{pod.iif}:{address}")
             for name in sets:
                 key = f"{pod.iif} . {address}"
                 elements.append(Element(name.format(version), f"ifname . ipv{version}_addr", key, pod.tag, claim))

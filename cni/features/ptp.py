@@ -125,5 +125,5 @@ def _gateways(ips: tuple[IPConfig, ...]) -> dict[Address, Address]:
 
 def _route_to(port: str, address: Address) -> LinkRoute:
     # The scope is the reference's. It says "on this very host", which is as near as a pod is; to the kernel it is the
-    # same as "on the link".
-    return LinkRoute(port, address.alone().network, scope=RT_SCOPE_HOST)
+    # same as "on the link". An earlier pod of the address may still be on its way out, and the address is ours now.
+    return LinkRoute(port, address.alone().network, scope=RT_SCOPE_HOST, takes_over=True)

@@ -18,6 +18,7 @@ from cni.kernel.netlink import (
     FAMILY,
     NLM_F_CREATE,
     NLM_F_EXCL,
+    NLM_F_REPLACE,
     NO_FAMILY,
     Request,
     as_int,
@@ -189,6 +190,8 @@ class LinkRoute(NamedTuple):
     scope: int | None = None
     src: Address | None = None
     """The pod's address that packets by this route bear, where their sender has chosen none."""
+    takes_over: bool = False
+    """Whether it takes the place of what leads to its destination already, over whatever link."""
 
     @classmethod
     def of(cls, link: str, route: Route) -> Self:
@@ -247,8 +250,11 @@ class LinkRoute(NamedTuple):
         return " ".join(told + [f"{word} {value}" for word, value in options.items() if value is not None])
 
     def make(self, index: int) -> Request:
-        """One that is there already stays: IPAM plugins repeat routes, and the first is as good."""
+        """One that is there already stays, unless its place is taken over: IPAM plugins repeat routes, and the first is
+        as good."""
         body = self._body(index, RTN_UNICAST)
+        if self.takes_over:
+            return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_REPLACE, body, self._what("replace"))
         fine = frozenset({errno.EEXIST})
         return Request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, self._what("add"), fine)
 
@@ -262,7 +268,7 @@ class LinkRoute(NamedTuple):
         """Whether `found` is over another link and has the place of this route, so that `make` left it at that."""
         usual = IP6_RT_PRIO_USER if self.dst.version == 6 else 0
         place = self.dst, self._table, self.priority or usual
-        return found.link != f"if{index}" and (found.dst, found.table, found.priority) == place
+        return not self.takes_over and found.link != f"if{index}" and (found.dst, found.table, found.priority) == place
 
     def matches(self, found: LinkRoute) -> bool:
         """Whether `found`, over whatever link, is this route in everything that this one asks for."""

@@ -71,8 +71,8 @@ TCA_EGRESS_REDIR: Final = 1
 TCA_MIRRED_PARMS: Final = 2
 
 _TCMSG = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
-# tc_tbf_qopt: of its tc_ratespec link layer and rate; no peak rate; limit, buffer (the burst as time), mtu
-_TBF = struct.Struct("=xBxxxxxxI12xIII")
+# tc_tbf_qopt: of its tc_ratespec link layer and rate, of the peak's the rate; limit, buffer (the burst as time), mtu
+_TBF = struct.Struct("=xB6xI8xIIII")
 # tc_u32_sel: flags, number of keys, and one key without a bit in its mask, which all packets have
 _MATCH_ALL = struct.pack("=BxB13x16x", TC_U32_TERMINAL, 1)
 _MIRRED = struct.Struct("=IIiiiiI")  # tc_mirred: index, capabilities, action, two counters, what to do, with which link
@@ -137,7 +137,7 @@ class TokenBucket(NamedTuple):
         Without EEXIST tolerance: a link that has a root qdisc already is shaped by somebody else, if only by another
         member of the chain.
         """
-        parms = _TBF.pack(TC_LINKLAYER_ETHERNET, min(_U32, self.rate_bytes_per_s), self.limit_bytes, 0, 0)
+        parms = _TBF.pack(TC_LINKLAYER_ETHERNET, min(_U32, self.rate_bytes_per_s), 0, self.limit_bytes, 0, 0)
         options = attribute(TCA_TBF_PARMS, parms) + u32(TCA_TBF_BURST, self.burst_bytes)
         if self.rate_bytes_per_s > _U32:
             options += attribute(TCA_TBF_RATE64, struct.pack("=Q", self.rate_bytes_per_s))
@@ -159,15 +159,15 @@ class TokenBucket(NamedTuple):
         if handle != self.handle or as_text(found.get(TCA_KIND, b"")) != "tbf":
             return False
         options = attributes(found.get(TCA_OPTIONS, b""))
-        _linklayer, rate, limit, buffer, _mtu = fixed(_TBF, options.get(TCA_TBF_PARMS, b""))
+        _linklayer, rate, peak, limit, buffer, _mtu = fixed(_TBF, options.get(TCA_TBF_PARMS, b""))
         rate = as_int(options.get(TCA_TBF_RATE64, b"")) or rate
-        return (rate, limit) == (self.rate_bytes_per_s, self.limit_bytes) and self._fills_in(buffer)
+        return (rate, peak, limit) == (self.rate_bytes_per_s, 0, self.limit_bytes) and self._fills_in(buffer)
 
     def _fills_in(self, ticks: int) -> bool:
         """Whether that is how long the kernel thinks our bucket takes to fill, which is all that it tells of the burst.
 
-        It rounds, to 2^-31 of the time and then to ticks, of which it tells 32 bits; a byte more or less is more than
-        that, up to bursts of a megabyte, and above that a millionth is close enough.
+        It rounds, to 2^-31 of the time and then to ticks, in each of which a fast link sends some bytes; and of the
+        ticks it tells 32 bits, which a slow link may exceed.
         """
         expected = self.burst_bytes * _NS_PER_S // self.rate_bytes_per_s // _NS_PER_TICK
         return (ticks - expected + (slack := 1 + expected // 2_000_000)) & _U32 <= 2 * slack

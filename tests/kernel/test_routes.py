@@ -112,6 +112,26 @@ def test_a_route_that_is_there_already_stays_as_it_is(netns: Path, nl: Socket, b
     assert not to(dst, gw, mtu=1300).find(nl, br0)
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_route_that_takes_over_leads_where_it_says_whatever_was_there(
+    netns: Path, nl: Socket, br0: int, version: int
+) -> None:
+    nl.do(Bridge("br1", "02:00:00:00:00:07", 0).make())
+    other = link.need(nl, "br1").ifindex
+    nl.do(LinkUp("br1").make(other))
+    old = to("10.9.0.7/32" if version == 4 else "fd09::7/128")
+    new = old._replace(link="br1", takes_over=True)
+    nl.do(old.make(br0))
+
+    nl.do(new.make(other))
+    nl.do(new.make(other))
+    nl.do(old.drop(br0))  # comes late
+
+    assert [route.link for route in routes(netns, oracle.MAIN)] == ["br1"]
+    assert new.find(nl, other)
+    assert not new.is_kept_out_by(to(str(old.dst))._replace(link=f"if{br0}"), other)
+
+
 @pytest.mark.parametrize(
     "other",
     [

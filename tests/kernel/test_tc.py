@@ -172,6 +172,16 @@ def test_the_queue_of_somebody_else_is_not_dropped(netns: Path, nl: Socket, port
     assert [one.handle for one in oracle.qdiscs(netns)] == [0x10000]
 
 
+@pytest.mark.parametrize(("more", "found"), [("", True), ("peakrate 20mbit mtu 1600", False)])
+def test_a_bucket_is_the_wanted_one_when_nothing_about_it_differs(
+    netns: Path, nl: Socket, port: Link, more: str, found: bool
+) -> None:
+    numbers = f"rate 10mbit burst {BUCKET.burst_bytes}b limit {BUCKET.limit_bytes}b {more}"
+    namespaces.shell(netns, f"tc qdisc add dev port0 root handle 7077: tbf {numbers}")
+
+    assert BUCKET.find(nl, port.ifindex) == found
+
+
 def test_another_kind_of_queue_is_no_bucket(netns: Path, nl: Socket, port: Link) -> None:
     namespaces.shell(netns, "tc qdisc add dev port0 root handle 7077: pfifo")
 

@@ -131,7 +131,7 @@ class Shaped(NamedTuple):
 
 def burst_bits(rate: int) -> int:
     """The default."""
-    return max(10 * 8 * 1518, rate // 100)
+    return max(3 * 8 * 1518, rate // 100)
 
 
 @pytest.fixture
@@ -355,7 +355,7 @@ BROKEN = {
     "that the ifb is up": ("ip link set {ifb} down", "link {ifb} on the node is down"),
     "the ifb, which is another now": (
         "ip link del {ifb}; ip link add {ifb} up type ifb;"
-        "tc qdisc add dev {ifb} root handle {handle} tbf rate 10mbit burst 15180 limit 46430",
+        "tc qdisc add dev {ifb} root handle {handle} tbf rate 10mbit burst 12500 limit 43750",
         "tc filter add dev {port} ingress",
     ),
 }

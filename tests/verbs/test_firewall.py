@@ -201,6 +201,32 @@ def test_a_pod_without_a_bridge_is_guarded_too(
     assert differing(lab, questions) == []
 
 
+@pytest.mark.parametrize("policy", ["open", "same-bridge", "isolated"])
+def test_podwire_has_the_same_policies(
+    lab: Lab, in_process: InProcess, data_dir: Path, attach: Callable[..., Pod], policy: str
+) -> None:
+    ranges = [[{"subnet": "10.7.0.0/24"}], [{"subnet": "fd00:7::/64"}]]
+    podwire = {"type": "podwire", "ipam": {"type": "host-local", "ranges": ranges}, "ingressPolicy": policy}
+    chain = Chain(lab.node, {"cniVersion": "1.0.0", "name": "pods", "plugins": [podwire]}, in_process)
+    pods = {"pod": attach(chain, "p"), "mate": attach(chain, "q")}
+    pods["other"] = attach(Chain(lab.node, conflist(data_dir, 1, ingressPolicy="same-bridge"), in_process), "a")
+    lab.route_back("10.7.0.0/24", "fd00:7::/64")
+    for pod in pods.values():
+        lab.serve(pod.netns, "tcp", pod.v4, PORT)
+        lab.serve(pod.netns, "tcp", pod.v6, PORT)
+
+    questions = []
+    for address in pods["pod"][1:3]:
+        questions += [
+            Asked("mate", pods["mate"].netns, "pod", address, policy != "isolated"),
+            Asked("other", pods["other"].netns, "pod", address, policy == "open"),
+            Asked("node", lab.node, "pod", address, True),
+            Asked("outside", lab.outside, "pod", address, True),
+        ]
+    questions += [Asked("pod", pods["pod"].netns, "other", one, policy == "open") for one in pods["other"][1:3]]
+    assert differing(lab, questions) == []
+
+
 def test_rules_do_not_grow_with_pods_and_a_del_leaves_no_element(
     lab: Lab, in_process: InProcess, data_dir: Path, make_netns: Callable[[], Path]
 ) -> None:
@@ -312,6 +338,26 @@ def test_the_usual_chain_has_connectivity_where_others_drop(
     chain.delete("b", prev=False)
 
     assert addresses_left(lab, pod, mate) == []
+
+
+@pytest.mark.needs("iptables-nft", "iptables-legacy")
+def test_all_who_drop_are_told_by_the_executable_too(
+    lab: Lab, plugin: Exec, data_dir: Path, attach: Callable[..., Pod]
+) -> None:
+    for policy in DROPPING.values():
+        namespaces.shell(lab.node, policy)
+    chain = Chain(lab.node, conflist(data_dir, 1, ingressPolicy="isolated"), plugin)
+    pod = attach(chain, "a")
+    lab.route_back("10.1.0.0/24", "fd00:1::/64")
+    for address in (OUTSIDE4, OUTSIDE6):
+        lab.serve(lab.outside, "tcp", address, PORT)
+        assert lab.ask(pod.netns, "tcp", address, PORT)
+    assert chain.check().code == 0
+
+    chain.delete()
+
+    assert addresses_left(lab, pod) == []
+    assert lab.elements() == {}
 
 
 @pytest.mark.needs("iptables-nft", "iptables-legacy")

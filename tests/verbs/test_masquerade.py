@@ -5,6 +5,7 @@ Judged by what a server sees, with and without the kernel's habit of passing bri
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -230,7 +231,8 @@ def test_a_table_that_somebody_flushed_comes_back_with_the_next_pod(
 
 # --- a static address that moves from pod to pod ------------------------------------------------------
 
-STATIC = {"type": "static", "addresses": [{"address": "10.1.0.77/24", "gateway": "10.1.0.1"}]}
+STATIC: dict[str, Any] = {"type": "static", "addresses": [{"address": "10.1.0.77/24", "gateway": "10.1.0.1"}]}
+STATIC_TO_EVERYWHERE = {**STATIC, "routes": [{"dst": "0.0.0.0/0"}]}
 
 
 @pytest.fixture
@@ -321,6 +323,30 @@ def test_an_end_that_has_begun_gives_the_address_up(
     static.delete("a", a)
     assert masqueraded(lab, b)
     static.delete("b", b)
+    assert lab.elements() == {}
+
+
+@pytest.mark.needs("/usr/lib/cni/static")
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_end_and_a_beginning_at_the_same_time_leave_the_rules_to_the_new_pod(
+    kind: str, static: Network, plugin: Exec, lab: Lab, make_netns: Callable[[], Path]
+) -> None:
+    lan = replace(static, plugin=plugin, config={**of_kind(static, kind).config, "ipam": STATIC_TO_EVERYWHERE})
+    lan.add(make_netns(), "0")
+
+    for number in range(1, 9):
+        pod = make_netns()
+        with ThreadPoolExecutor() as both:
+            ending = both.submit(lan.call, "DEL", str(number - 1))
+            beginning = both.submit(lan.call, "ADD", str(number), pod)
+        assert ending.result().code == 0
+        if beginning.result().code:
+            # It came first, and was told to try again.
+            assert beginning.result().error["code"] == 11
+            lan.add(pod, str(number))
+        assert masqueraded(lab, pod)
+
+    lan.delete("8")
     assert lab.elements() == {}
 
 

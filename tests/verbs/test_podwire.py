@@ -91,7 +91,8 @@ def test_between_pods_of_a_node_every_packet_passes_the_forward_hook(
     lab.serve(b, "tcp", "0.0.0.0", 80, "b")
     lab.serve(b, "tcp", "::", 80, "b")
     lab.nft(
-        f'table inet test {{ chain forwarded {{ type filter hook forward priority 0; iifname "{BRIDGE}" drop\n }} }}'
+        "table inet test {\n chain forwarded {\n type filter hook forward priority 0;\n"
+        f' iifname "{BRIDGE}" drop\n }}\n}}\n'
     )
 
     assert [lab.ask(a, "tcp", one, 80, timeout=SILENCE_S) for one in addresses(second)] == [None, None]

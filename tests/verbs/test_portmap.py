@@ -635,6 +635,17 @@ def test_a_check_notices_what_is_missing(
     assert told in error["msg"]
 
 
+@pytest.mark.parametrize(("kind", "noted"), [("bridge", ["br0"]), ("ptp", [])])
+def test_how_a_shared_link_was_is_noted_and_not_how_the_pod_s_own_was(
+    kind: str, noted: list[str], lab: Lab, chain: Callable[..., Chain], netns: Path, run_dir: Path
+) -> None:
+    chain(KINDS[kind]).add(netns, portMappings=BOTH)
+
+    names = [file.name for file in (run_dir / "before").iterdir() if file.name.endswith("route_localnet")]
+
+    assert names == [f"net:ipv4:conf:{link}:route_localnet" for link in noted]
+
+
 def test_rules_that_somebody_flushed_come_back_for_all_pods(
     lab: Lab, chain: Callable[..., Chain], make_netns: Callable[[], Path]
 ) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cni.attach import making
+from cni.attach import making, removing
 from tests import namespaces, oracle
 from tests.verbs.frames import Tap, router_advertisement
 from tests.verbs.networks import Network, addresses, host_local, interface
@@ -212,6 +212,75 @@ def test_nothing_is_heard_from_a_pod_before_the_node_is_fenced(
     assert seen == [("0", False)]
 
 
+# --- a static address that moves from pod to pod ------------------------------------------------------
+
+
+@pytest.fixture
+def static(wire: Network) -> Network:
+    """IPAM keeps no book of who has the addresses."""
+    both = [
+        {"address": "10.1.0.77/24", "gateway": "10.1.0.1"},
+        {"address": "fd00:1::77/64", "gateway": "fd00:1::1"},
+    ]
+    return replace(wire, config={**wire.config, "cniVersion": "1.0.0", "ipam": {"type": "static", "addresses": both}})
+
+
+def leads_to(wire: Network, pod: Path) -> bool:
+    return [namespaces.tcp(wire.node, pod, address) for address in ("10.1.0.77", "fd00:1::77")] == [
+        "10.1.0.1",
+        "fd00:1::1",
+    ]
+
+
+@pytest.mark.needs("/usr/lib/cni/static")
+@pytest.mark.parametrize("masked", [False, True], ids=["", "masqueraded"])
+def test_an_address_leads_to_the_new_pod_though_the_old_ones_end_has_only_begun(
+    masked: bool, static: Network, make_netns: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    static = static.but(ipMasq=masked)
+    a, b = make_netns(), make_netns()
+    static.add(a, "a")
+    with monkeypatch.context() as patched:
+
+        def stuck(*_: object) -> None:
+            raise OSError(5, "here the power went")
+
+        patched.setattr(removing, "delete_links", stuck)
+        assert static.call("DEL", "a", a).code == 1
+    assert len(oracle.links(static.node)) == 1
+
+    result = static.add(b, "b")
+
+    assert leads_to(static, b)
+    static.delete("a", a)
+    assert leads_to(static, b)
+    assert static.check(result, b, "b").code == 0
+
+
+@pytest.mark.needs("/usr/lib/cni/static")
+def test_a_masqueraded_pod_that_lives_keeps_its_address(static: Network, make_netns: Callable[[], Path]) -> None:
+    static = static.but(ipMasq=True)
+    a, b = make_netns(), make_netns()
+    static.add(a, "a")
+
+    error = static.call("ADD", "b", b).error
+
+    assert error["code"] == 11
+    assert "wire/a@eth0@ptp" in error["msg"]
+    assert leads_to(static, a)
+
+
+@pytest.mark.needs("/usr/lib/cni/static")
+def test_check_notices_that_an_address_leads_elsewhere(static: Network, make_netns: Callable[[], Path]) -> None:
+    a, b = make_netns(), make_netns()
+    first = static.add(a, "a")
+    static.add(b, "b")
+
+    error = static.check(first, a, "a").error
+
+    assert f"ip route replace 10.1.0.77/32 dev {port(first)}" in error["msg"]
+
+
 # --- CHECK --------------------------------------------------------------------------------------------
 
 
@@ -220,8 +289,8 @@ def test_check_is_content_with_what_was_made(wire: Network, netns: Path) -> None
 
 
 DAMAGE = {
-    "the node's route": ("node", "ip route del 10.1.0.2", "ip route add 10.1.0.2/32 dev {port}"),
-    "the node's IPv6 route": ("node", "ip -6 route del fd00:1::2", "ip -6 route add fd00:1::2/128 dev {port}"),
+    "the node's route": ("node", "ip route del 10.1.0.2", "ip route replace 10.1.0.2/32 dev {port}"),
+    "the node's IPv6 route": ("node", "ip -6 route del fd00:1::2", "ip -6 route replace fd00:1::2/128 dev {port}"),
     "the node's address": ("node", "ip addr del 10.1.0.1/32 dev {port}", "ip address add 10.1.0.1/32"),
     "the node's IPv6 address": ("node", "ip addr del fd00:1::1/128 dev {port}", "ip -6 address add fd00:1::1/128"),
     "the fence": ("node", "echo 1 > /proc/sys/net/ipv6/conf/{port}/accept_ra", "net.ipv6.conf.{port}.accept_ra=0"),

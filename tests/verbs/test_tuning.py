@@ -257,6 +257,22 @@ def test_gc_puts_back_what_no_attachment_asks_for_any_more(lan: Network, make_ne
     all_done(pods["b"])
 
 
+def test_podwire_does_it_with_the_settings_of_its_own_pods(lan: Network, netns: Path) -> None:
+    settings = {"net.core.somaxconn": "77", "net.ipv4.conf.IFNAME.arp_filter": "1"}
+    whole = lan.but(type="podwire", bridge=None, isDefaultGateway=None, sysctl=settings)
+    somaxconn = namespaces.shell(netns, f"cat {SOMAXCONN}")
+
+    result = whole.add(netns)
+
+    assert namespaces.shell(netns, f"cat {SOMAXCONN} {ARP_FILTER}") == "77\n1\n"
+    assert whole.check(result, netns).result == {}
+    namespaces.shell(netns, f"echo 0 > {ARP_FILTER}")
+    assert "arp_filter" in whole.check(result, netns).error["msg"]
+    whole.delete(netns=netns)
+    assert namespaces.shell(netns, f"cat {SOMAXCONN}") == somaxconn
+    assert whole.records == {}
+
+
 # --- packets ----------------------------------------------------------------------------------------
 
 

@@ -160,3 +160,15 @@ def test_the_file_stays_since_a_lock_on_a_removed_one_keeps_nobody_out(path: str
 def test_a_lock_that_has_no_folder_is_an_error_of_the_file_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), at_once(str(tmp_path / "nowhere" / "it.lock")):
         pytest.fail("there is nothing to lock")
+
+
+def test_one_that_is_passed_on_is_held_until_the_last_process_that_has_it_ends(path: str) -> None:
+    with at_once(path) as lock:
+        lock.pass_on()
+        with subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False) as child:
+            lock.__exit__()  # as if we were killed
+            with pytest.raises(CNIError), at_once(path):
+                pytest.fail("two have it")
+            assert child.stdin is not None
+            child.stdin.close()
+        lock.__enter__()  # for the block to leave

@@ -38,6 +38,7 @@ KEYS = st.builds(Key, TEXT, TEXT, TEXT, TEXT)
 GROUPS = {
     "switches": kinds.SWITCHES,
     "settings": kinds.SYSCTLS,
+    "openings": kinds.OPENINGS,
     "veths": kinds.VETHS,
     "ifbs": kinds.IFBS,
     "tuning": kinds.SYSCTLS,

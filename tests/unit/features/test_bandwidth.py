@@ -75,7 +75,8 @@ def test_null_is_not_said() -> None:
 
 
 def test_the_latency_is_the_references_unless_said() -> None:
-    assert feature(ingressRate=1_000_000).latency_us == 25_000
+    assert bucket(ingressRate=1_000_000, ingressBurst=200_000).latency_us == 25_000
+    assert bucket(ingressRate=5_000_000).latency_us == 25_000
 
 
 def test_a_section_may_be_somewhere_else() -> None:
@@ -174,8 +175,8 @@ def test_a_pod_without_an_end_on_the_node_is_refused() -> None:
 @pytest.mark.parametrize(
     ("rate", "burst"),
     [
-        (1, 10 * FRAME_BITS),
-        (1_000_000, 10 * FRAME_BITS),
+        (1, 3 * FRAME_BITS),
+        (1_000_000, 3 * FRAME_BITS),
         (12_144_000, 121_440),
         (100_000_000, 1_000_000),
         (1_000_000_000, 10_000_000),
@@ -186,6 +187,11 @@ def test_a_burst_that_is_not_said_is_some_frames_or_some_milliseconds(
     told: dict[str, int], rate: int, burst: int
 ) -> None:
     assert bucket(ingressRate=rate, **told).burst_bits == burst
+
+
+def test_beside_such_a_burst_a_slow_link_may_keep_ten_frames_waiting_unless_it_is_told_how_long() -> None:
+    assert bucket(ingressRate=1_000_000).limit_bytes == (10 + 3) * 1518
+    assert bucket(ingressRate=1_000_000, latencyMs=25).limit_bytes == 3125 + 3 * 1518
 
 
 @pytest.mark.parametrize("burst", [(1 << 31) - 1, (1 << 32) - 1, 1 << 35, (1 << 64) - 1])
@@ -209,7 +215,7 @@ def test_a_larger_mtu_needs_a_larger_burst() -> None:
     (small,) = wanted(9000, ingressRate=1_000_000, ingressBurst=FRAME_BITS).node
     (unknown,) = wanted(0, ingressRate=1_000_000, ingressBurst=FRAME_BITS).node
 
-    assert small == TokenBucket("port0", 1_000_000, 10 * 8 * 9018, 25_000, OWNER)
+    assert small == TokenBucket("port0", 1_000_000, 3 * 8 * 9018, 721_440, OWNER)
     assert unknown == TokenBucket("port0", 1_000_000, FRAME_BITS, 25_000, OWNER)
 
 

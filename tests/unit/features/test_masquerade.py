@@ -63,12 +63,12 @@ def test_a_pod_is_two_elements_for_each_address() -> None:
     assert {(one.tag, one.family) for one in found.elements} == {(KEY.tag, "inet")}
 
 
-def test_an_address_on_a_bridge_is_claimed_and_one_on_a_link_of_its_own_needs_no_claim() -> None:
+def test_an_address_is_claimed_on_its_bridge_or_on_the_node_that_routes_to_it() -> None:
     on_bridge = MasqueradeFeature().wanted(pod(ip("10.1.0.2/24"), iif="cni0"))
     by_itself = MasqueradeFeature().wanted(pod(ip("10.1.0.2/24")))
 
     assert {one.claim for one in on_bridge.elements} == {Claim("address:cni0:10.1.0.2")}
-    assert {one.claim for one in by_itself.elements} == {None}
+    assert {one.claim for one in by_itself.elements} == {Claim("address:10.1.0.2")}
     assert [one.text for one in by_itself.elements] == [f"{KEY.tag} . 10.1.0.2"] * 2
 
 

@@ -45,10 +45,9 @@ def address(text: str) -> Address:
     return Address.parse(text)
 
 
-def over(link: str, dst: str, gw: str = "", *, scope: int | None = None, src: str = "") -> LinkRoute:
-    return LinkRoute(
-        link, Network.parse(dst), address(gw) if gw else None, scope=scope, src=address(src) if src else None
-    )
+def over(link: str, dst: str, gw: str = "", *, scope: int | None = None, src: str = "", new: bool = False) -> LinkRoute:
+    by, of = (address(text) if text else None for text in (gw, src))
+    return LinkRoute(link, Network.parse(dst), by, scope=scope, src=of, takes_over=new)
 
 
 # --- the configuration ------------------------------------------------------------------------------
@@ -121,8 +120,8 @@ def test_the_node_bears_the_gateway_by_itself_and_routes_to_the_pod() -> None:
     assert found.node == (
         LinkAddress(PORT, Prefixed.parse("10.1.0.1/32")),
         LinkAddress(PORT, Prefixed.parse("fd00::1/128")),
-        over(PORT, "10.1.0.5/32", scope=254),
-        over(PORT, "fd00::5/128", scope=254),
+        over(PORT, "10.1.0.5/32", scope=254, new=True),
+        over(PORT, "fd00::5/128", scope=254, new=True),
         Neighbour(PORT, address("10.1.0.5"), MAC),
         Neighbour(PORT, address("fd00::5"), MAC),
     )

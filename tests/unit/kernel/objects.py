@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
+from cni.kernel.forwarding import BACKENDS, ForwardOpening
 from cni.kernel.inet import LinkAddress, LinkRoute
 from cni.kernel.linksettings import LinkSettings, PortMtu
 from cni.kernel.neighbour import FdbEntry, Neighbour
@@ -51,10 +52,13 @@ LINK_ADDRESSES = st.builds(LinkAddress, NAMES, PREFIXED, st.booleans(), st.boole
 def _routes(dst: Network) -> SearchStrategy[LinkRoute]:
     others = st.none() | addresses(dst.version)
     scopes = st.none() | st.integers(0, 255)
-    return st.builds(LinkRoute, NAMES, st.just(dst), others, U32, U32, U32, st.none() | U32, scopes, others)
+    return st.builds(
+        LinkRoute, NAMES, st.just(dst), others, U32, U32, U32, st.none() | U32, scopes, others, st.booleans()
+    )
 
 
 ROUTES = NETWORKS.flatmap(_routes)
+OPENINGS = st.builds(ForwardOpening, ADDRESSES, st.sampled_from(BACKENDS), NAMES, NAMES)
 NEIGHBOURS = st.builds(Neighbour, NAMES, ADDRESSES, MACS)
 FDB_ENTRIES = st.builds(FdbEntry, NAMES, MACS)
 PORT_MTUS = st.builds(PortMtu, NAMES, U32, U32)
