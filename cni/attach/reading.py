@@ -57,8 +57,14 @@ def openings_of(objects: Objects) -> tuple[Opening, ...]:
 
 def addresses_of(objects: Objects) -> tuple[Address, ...]:
     """Of the pod, that we gave it; what can't be read is left out."""
-    given = _readable({"pod": [thing for thing in objects.get("pod", ()) if thing[0] == "address"]}, "pod")
-    return tuple([one.address.address for one in given])
+    found = []
+    for kind, *fields in objects.get("pod", ()):
+        if kind == "address":
+            try:
+                found.append(Prefixed.parse(fields[1]).address)
+            except (*UNREADABLE, IndexError):
+                pass
+    return tuple(found)
 
 
 def flows_of(objects: Objects) -> tuple[Flow, ...]:

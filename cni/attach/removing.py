@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from cni.attach.call import Call
     from cni.attach.node import Node
+    from cni.attach.objects import Objects
     from cni.attach.record import Record
     from cni.key import Key
     from cni.wanted import LinkObject
@@ -83,29 +84,27 @@ def _drop_rules(node: Node, old: Record, failures: Failures) -> None:
         from cni.attach import elements, reading
 
         with failures:
+            # After the rules are gone, not before: a packet in between would pin the old pod.
             if elements.drop(node, old.key, reading.elements_of(old.objects)):
-                _forget(node, old)
+                _forget(node, old.objects)
     if "openings" in old.objects:
         from cni.attach import openings, reading
 
         with failures:
             openings.drop(node, old.key, reading.openings_of(old.objects))
-    if "flows" in old.objects:
-        from cni.attach import reading
-        from cni.kernel import conntrack
-
-        # After the rules are gone, not before: a packet in between would pin the old pod.
-        with failures:
-            conntrack.forget_served(node.nf, reading.flows_of(old.objects))
 
 
-def _forget(node: Node, old: Record) -> None:
-    """The connections of its addresses: the next to have one of them has nothing to do with these."""
+def _forget(node: Node, things: Objects) -> None:
+    """The connections of its addresses, or of its ports where the addresses are another plugin's: who has them next has
+    nothing to do with these."""
     from cni.attach import reading
     from cni.kernel import conntrack
 
-    for address in reading.addresses_of(old.objects):
+    addresses = reading.addresses_of(things)
+    for address in addresses:
         conntrack.forget_address(node.nf, address)
+    if "flows" in things and not addresses:
+        conntrack.forget_served(node.nf, reading.flows_of(things))
 
 
 class Failures:

@@ -139,12 +139,12 @@ SABOTAGE: dict[str, tuple[str, str, str]] = {
     "hairpin off": (
         "node",
         "bridge link set dev {port} hairpin off",
-        "bridge link set dev {port} hairpin on isolated off",
+        "bridge link set dev {port} hairpin on isolated off flood on mcast_flood on bcast_flood on",
     ),
     "isolated on": (
         "node",
         "bridge link set dev {port} isolated on",
-        "bridge link set dev {port} hairpin on isolated off",
+        "bridge link set dev {port} hairpin on isolated off flood on mcast_flood on bcast_flood on",
     ),
     "fdb entry gone": (
         "node",
@@ -201,7 +201,7 @@ def test_a_port_that_nothing_was_asked_of_is_to_stay_as_ports_begin(flag: str, l
 
     namespaces.shell(lan.node, f"bridge link set dev {port(result)} {flag} on")
 
-    told = f"bridge link set dev {port(result)} hairpin off isolated off"
+    told = f"bridge link set dev {port(result)} hairpin off isolated off flood on mcast_flood on bcast_flood on"
     assert missing(lan.check(result, netns)) == told
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from tests.calls import Exec
 
+    MakeNetns = Callable[[], Path]
+
 VERSIONS = (11, 12, 13)
 """Minor versions that the executable has a member for."""
 
@@ -29,7 +31,8 @@ COMMON = {
     "cni", "cni.__main__", "cni.addresses", "cni.attach", "cni.attach.locks", "cni.attach.node", "cni.attach.objects",
     "cni.attach.record", "cni.boot", "cni.hostlocal", "cni.kernel", "cni.kernel.link", "cni.kernel.netlink",
     "cni.kernel.netns", "cni.lean", "cni.plugin", "cni.plugins", "cni.spec", "cni.spec.errors", "cni.spec.netconf",
-    "cni.spec.request", "cni.spec.section", "cni.spec.versions", "cni.key", "ipam", "ipam.address", "ipam.index",
+    "cni.spec.request", "cni.spec.section", "cni.spec.versions", "cni.key", "cni.skeleton", "ipam", "ipam.address",
+    "ipam.index",
     "ipam.releasing", "ipam.store",
     # the interpreter's own, in C
     "_collections", "_json", "_socket", "_struct", "errno", "fcntl", "gc", "select",
@@ -37,11 +40,22 @@ COMMON = {
 ADD = COMMON | {
     "cni.attach.adding", "cni.attach.call", "cni.attach.making", "cni.attach.sandbox", "cni.attach.shared",
     "cni.features", "cni.features.bridge", "cni.hostlocal.plan", "cni.kernel.inet", "cni.kernel.neighbour",
-    "cni.kernel.ports", "cni.kernel.sysctl", "cni.spec.fields", "cni.spec.result", "cni.wanted", "ipam.allocator",
-    "ipam.ranges",
+    "cni.kernel.ports", "cni.kernel.sysctl", "cni.pods", "cni.spec.fields", "cni.spec.result", "cni.wanted",
+    "ipam.allocator", "ipam.ranges",
 }  # fmt: skip
 """The modules of an ADD by bridge and host-local, besides those of an interpreter that does nothing."""
+PODWIRE_ADD = ADD | {
+    "cni.attach.claims", "cni.attach.elements", "cni.features.bandwidth", "cni.features.masquerade",
+    "cni.features.portmap", "cni.features.routed", "cni.features.spoofing", "cni.kernel.conntrack", "cni.kernel.nft",
+    "cni.kernel.tc", "cni.podwire",
+}  # fmt: skip
+"""… and of one by podwire, with host ports and shaping."""
 DEL = COMMON | {"cni.attach.reaper", "cni.attach.removing", "cni.kernel.neighbour"}
+
+PODWIRE_DEL = DEL | {
+    "cni.attach.claims", "cni.attach.elements", "cni.attach.reading", "cni.kernel.conntrack", "cni.kernel.nft",
+    "cni.kernel.sysctl",
+}  # fmt: skip
 
 SETNS = {11: {"_ctypes"}, 12: set[str](), 13: set[str]()}
 """What it takes to enter a namespace: the interpreter can do it since 3.12."""
@@ -134,11 +148,30 @@ def test_add_and_del_import_what_stands_here_and_nothing_else(
     assert watched.compiled == set()
 
 
+def test_so_do_those_of_podwire(watched: Watched, watched_lan: Network, netns: Path, make_netns: MakeNetns) -> None:
+    told = {
+        "portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}],
+        "bandwidth": {"ingressRate": 10**8, "egressRate": 10**8},
+    }
+    pods = watched_lan.but(type="podwire", bridge=None, isDefaultGateway=None)
+    pods.add(make_netns(), "first")  # a network's first makes the tables, and the index of its addresses
+
+    result = pods.but(runtimeConfig=told).add(netns)
+    assert watched.modules == PODWIRE_ADD | SETNS[watched.minor]
+    assert watched.compiled == set()
+
+    pods.but(prevResult=result).delete(netns=netns)
+    assert watched.modules == PODWIRE_DEL
+    assert watched.compiled == set()
+
+
 def test_the_build_knows_what_each_of_these_calls_imports() -> None:
     """So that what is unmarshalled is what is executed."""
     modules = executable.modules_of(executable.sources(Path(executable.__file__).parents[1]))
 
-    for call, imported in (("ADD", ADD), ("DEL", DEL)):
+    calls = {"ADD": ADD, "DEL": DEL, "ADD of podwire": PODWIRE_ADD, "DEL of podwire": PODWIRE_DEL}
+    assert set(calls) == set(executable.CALLS)
+    for call, imported in calls.items():
         ours = {name for name in imported if name.startswith(("cni", "ipam"))}
         assert executable.needs_of(modules, executable.CALLS[call]) == ours
 
