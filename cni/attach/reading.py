@@ -188,10 +188,10 @@ def _mtu(link: Any, mtu: Any, before: Any) -> object:
     return PortMtu(text(link), _number(mtu), _number(before))
 
 
-def _tbf(link: Any, rate: Any, burst: Any, latency_us: Any) -> object:
+def _tbf(link: Any, rate: Any, burst: Any, latency_us: Any, owner: Any) -> object:
     from cni.kernel.tc import TokenBucket
 
-    return TokenBucket(text(link), _number(rate), _number(burst), _number(latency_us))
+    return TokenBucket(text(link), _number(rate), _number(burst), _number(latency_us), _number(owner))
 
 
 def _ingress(link: Any) -> object:
@@ -200,10 +200,10 @@ def _ingress(link: Any) -> object:
     return IngressQdisc(text(link))
 
 
-def _redirect(link: Any, to: Any) -> object:
+def _redirect(link: Any, to: Any, owner: Any) -> object:
     from cni.kernel.tc import Redirect
 
-    return Redirect(text(link), text(to))
+    return Redirect(text(link), text(to), _number(owner))
 
 
 def _fragment(name: Any, content: Any) -> object:

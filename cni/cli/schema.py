@@ -181,10 +181,10 @@ PODWIRE: Final[Schema] = {
             {
                 **_RATES,
                 "latencyMs": _number(
-                    "How long a packet may wait in a full queue before it is dropped, beyond what the burst takes.",
+                    "How long a packet may wait in a full queue, beyond what the burst takes, before it is dropped; 25, or "
+                    "beside a burst that is missing as long as ten frames take, if that is more.",
                     1,
                     10_000,
-                    default=25,
                 ),
             },
         ),

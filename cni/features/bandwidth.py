@@ -101,7 +101,7 @@ class BandwidthFeature(NamedTuple):
             node += [
                 self._bucket(pod, ifb.name, self.egress_rate_bits_per_s, self.egress_burst_bits),
                 IngressQdisc(pod.port),
-                Redirect(pod.port, ifb.name),
+                Redirect(pod.port, ifb.name, hash_of(pod.tag)),
             ]
         return Wanted(
             ifbs=ifbs,
@@ -118,7 +118,7 @@ class BandwidthFeature(NamedTuple):
             burst_bits = max(_BURST_FRAMES * frame_bits, rate_bits_per_s * _BURST_MS // 1000)
             if not self.latency_us:
                 latency_us = max(latency_us, _QUEUE_FRAMES * frame_bits * 1_000_000 // rate_bits_per_s)
-        return TokenBucket(link, rate_bits_per_s, burst_bits, latency_us)
+        return TokenBucket(link, rate_bits_per_s, burst_bits, latency_us, hash_of(pod.tag))
 
 
 def _mac(ifb_tag: str) -> str:

@@ -81,9 +81,11 @@ _U32 = (1 << 32) - 1
 _HOOK = 0xFFFF0000  # ffff:, the handle of clsact and ingress qdiscs
 _INCOMING = 0xFFFFFFF2  # where filters on what is received hang on either: TC_H_MAKE(TC_H_CLSACT, TC_H_MIN_INGRESS)
 _OUTGOING = 0xFFFFFFF3  # and of clsact those on what is sent: TC_H_MIN_EGRESS
-_OURS = 0x70770000  # 7077:, "pw" in ASCII: a root qdisc with another handle is somebody else's
-_LAST = 0xFFFF
-_ORDER = _LAST << 16 | as_int(b"\0\3")  # preference; protocol in network byte order, ETH_P_ALL of linux/if_ether.h
+_ALL_PROTOCOLS = as_int(b"\0\3")  # ETH_P_ALL of linux/if_ether.h, in network byte order
+# What is the attachment's own on a link that others may use too is told by its numbers. Handles: above those that
+# people give, below those that the kernel gives (8000:). Preferences: behind those that the kernel gives (49152).
+_FIRST_HANDLE, _HANDLES = 0x1000, 0x7000
+_FIRST_PREFERENCE, _PREFERENCES = 0xC001, 0x3FFE
 _NS_PER_TICK = 64  # what tc calls a tick: PSCHED_SHIFT of the kernel's, the second number of /proc/net/psched
 _NS_PER_S = 1_000_000_000
 
@@ -107,6 +109,12 @@ class TokenBucket(NamedTuple):
     burst_bits: int
     latency_us: int
     """How long the last packet of a full queue waits, beyond what the burst takes."""
+    owner: int
+    """Any number that others hardly have: the attachment's."""
+
+    @property
+    def handle(self) -> int:
+        return _FIRST_HANDLE + self.owner % _HANDLES << 16
 
     @property
     def rate_bytes_per_s(self) -> int:
@@ -122,32 +130,33 @@ class TokenBucket(NamedTuple):
         return min(_U32, self.rate_bytes_per_s * self.latency_us // 1_000_000 + self.burst_bytes)
 
     def make(self, index: int) -> Request:
-        """The burst goes as bytes. What older programs send, the time that it takes, in ticks of 64 ns, and a table
-        of how long packets of each size take, is for kernels that can't divide: Linux since 3.8 can.
+        """The burst goes as bytes, and the kernel, which keeps it as the time that it takes, computes that itself. To
+        send that time, in ticks of 64 ns, and a table of how long packets of each size take, is for kernels before
+        3.14 (2014), which could not.
 
-        Neither exclusively, so that one of ours that an earlier life left there is changed, nor replacing: a root qdisc
-        of another handle is somebody else's, and refused (EEXIST).
+        Without EEXIST tolerance: a link that has a root qdisc already is shaped by somebody else, if only by another
+        member of the chain.
         """
         parms = _TBF.pack(TC_LINKLAYER_ETHERNET, min(_U32, self.rate_bytes_per_s), 0, self.limit_bytes, 0, 0)
         options = attribute(TCA_TBF_PARMS, parms) + u32(TCA_TBF_BURST, self.burst_bytes)
         if self.rate_bytes_per_s > _U32:
             options += attribute(TCA_TBF_RATE64, struct.pack("=Q", self.rate_bytes_per_s))
-        body = _tcmsg(index, _OURS, TC_H_ROOT) + text(TCA_KIND, "tbf") + nested(TCA_OPTIONS, options)
+        body = _tcmsg(index, self.handle, TC_H_ROOT) + text(TCA_KIND, "tbf") + nested(TCA_OPTIONS, options)
         what = (
-            f"tc qdisc add dev {self.link} root handle {_OURS >> 16:x}: tbf rate {self.rate_bytes_per_s * 8}bit "
+            f"tc qdisc add dev {self.link} root handle {self.handle >> 16:x}: tbf rate {self.rate_bytes_per_s * 8}bit "
             f"burst {self.burst_bytes}b limit {self.limit_bytes}b"
         )
-        return Request(RTM_NEWQDISC, NLM_F_CREATE, body, what, option="CONFIG_NET_SCH_TBF")
+        return Request(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body, what, option="CONFIG_NET_SCH_TBF")
 
     def drop(self, index: int) -> Request:
-        body = _tcmsg(index, _OURS, TC_H_ROOT) + text(TCA_KIND, "tbf")
-        what = f"tc qdisc del dev {self.link} root handle {_OURS >> 16:x}:"
+        body = _tcmsg(index, self.handle, TC_H_ROOT) + text(TCA_KIND, "tbf")
+        what = f"tc qdisc del dev {self.link} root handle {self.handle >> 16:x}:"
         return Request(RTM_DELQDISC, 0, body, what, fine=_NOT_OURS)
 
     def find(self, nl: Socket, index: int) -> bool:
-        """Whether the link has a token bucket of this rate, burst and limit at its root, be it ours or not."""
-        found = _qdisc(nl, index, TC_H_ROOT, f"tc qdisc show dev {self.link} root")
-        if as_text(found.get(TCA_KIND, b"")) != "tbf":
+        """Whether the link has a token bucket of ours at its root, of this rate, burst and limit."""
+        handle, found = _qdisc(nl, index, TC_H_ROOT, f"tc qdisc show dev {self.link} root")
+        if handle != self.handle or as_text(found.get(TCA_KIND, b"")) != "tbf":
             return False
         options = attributes(found.get(TCA_OPTIONS, b""))
         _linklayer, rate, peak, limit, buffer, _mtu = fixed(_TBF, options.get(TCA_TBF_PARMS, b""))
@@ -186,7 +195,7 @@ class IngressQdisc(NamedTuple):
         return Request(RTM_DELQDISC, 0, body, f"tc qdisc del dev {self.link} clsact", fine=_NOT_OURS)
 
     def find(self, nl: Socket, index: int) -> bool:
-        found = _qdisc(nl, index, TC_H_CLSACT, f"tc qdisc show dev {self.link} ingress")
+        _handle, found = _qdisc(nl, index, TC_H_CLSACT, f"tc qdisc show dev {self.link} ingress")
         return as_text(found.get(TCA_KIND, b"")) in ("clsact", "ingress")
 
     def needed(self, nl: Socket, index: int) -> bool:
@@ -207,6 +216,12 @@ class Redirect(NamedTuple):
 
     link: str
     to: str
+    owner: int
+    """As of a `TokenBucket`."""
+
+    @property
+    def preference(self) -> int:
+        return _FIRST_PREFERENCE + self.owner % _PREFERENCES
 
     def make(self, index: int, to_index: int = 0) -> Request:
         """Of the second link's index the words of the request know nothing."""
@@ -215,14 +230,14 @@ class Redirect(NamedTuple):
         options = nested(TCA_U32_ACT, nested(1, redirect)) + attribute(TCA_U32_SEL, _MATCH_ALL)
         body = self._body(index) + nested(TCA_OPTIONS, options)
         what = (
-            f"tc filter add dev {self.link} ingress pref {_LAST} protocol all u32 match u32 0 0 "
+            f"tc filter add dev {self.link} ingress pref {self.preference} protocol all u32 match u32 0 0 "
             f"action mirred egress redirect dev {self.to}"
         )
         option = "CONFIG_NET_CLS_U32 and CONFIG_NET_ACT_MIRRED"
         return Request(RTM_NEWTFILTER, NLM_F_CREATE | NLM_F_EXCL, body, what, option=option)
 
     def drop(self, index: int) -> Request:
-        what = f"tc filter del dev {self.link} ingress pref {_LAST} protocol all u32"
+        what = f"tc filter del dev {self.link} ingress pref {self.preference} protocol all u32"
         return Request(RTM_DELTFILTER, 0, self._body(index), what, fine=_NOT_OURS)
 
     def find(self, nl: Socket, index: int) -> bool:
@@ -231,25 +246,28 @@ class Redirect(NamedTuple):
         Or nowhere, where there is no such link any more: it is ours still, and has to be taken away.
         """
         to = links.find(nl, self.to)
-        what = f"tc filter show dev {self.link} ingress pref {_LAST} protocol all"
+        what = f"tc filter show dev {self.link} ingress pref {self.preference} protocol all"
         # Asked as a list, of this link and place: a filter alone can be asked for by its handle only, which the kernel
         # chose.
         found = nl.dump(Request(RTM_GETTFILTER, 0, self._body(index), what, fine=_NOT_OURS))
         return (to.ifindex if to else 0) in [_redirected_to(message) for message in found]
 
     def _body(self, index: int) -> bytes:
-        return _tcmsg(index, 0, _INCOMING, _ORDER) + text(TCA_KIND, "u32")
+        return _tcmsg(index, 0, _INCOMING, self.preference << 16 | _ALL_PROTOCOLS) + text(TCA_KIND, "u32")
 
 
-def _qdisc(nl: Socket, index: int, parent: int, what: str) -> dict[int, bytes]:
-    """The attributes of one qdisc of a link; none where the link has none there, or is gone.
+def _qdisc(nl: Socket, index: int, parent: int, what: str) -> tuple[int, dict[int, bytes]]:
+    """The handle of one qdisc of a link, and its attributes; none where the link has none there, or is gone.
 
     Up to Linux 6.6 the answer is sent as news, and to who asked only as their echo; and of a qdisc that every link has
     there is no answer, but an acknowledgement that there is none.
     """
     flags = NLM_F_ECHO | NLM_F_ACK
     message = nl.get(Request(RTM_GETQDISC, flags, _tcmsg(index, 0, parent), what, fine=_NOT_OURS | {0}))
-    return attributes(message.body, _TCMSG.size) if message else {}
+    if not message:
+        return 0, {}
+    _family, _index, handle, _parent, _info = fixed(_TCMSG, message.body)
+    return handle, attributes(message.body, _TCMSG.size)
 
 
 def _redirected_to(message: Message) -> int:

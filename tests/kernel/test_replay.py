@@ -54,12 +54,12 @@ ENTRY = FdbEntry("port0", MAC)
 
 IFB = Ifb("ifb9", 1400, MAC)
 BUCKETS = [
-    TokenBucket("port0", 1_000_000, 121_440, 25_000),
-    TokenBucket("port0", 123, 456_789, 100_000),
-    TokenBucket("port0", 1_000_000_007, 10_000_000, 25_000),
-    TokenBucket("port0", 40_000_000_000, 400_000_000, 1),
+    TokenBucket("port0", 1_000_000, 121_440, 25_000, 1 << 63),
+    TokenBucket("port0", 123, 456_789, 100_000, 1 << 63),
+    TokenBucket("port0", 1_000_000_007, 10_000_000, 25_000, 1 << 63),
+    TokenBucket("port0", 40_000_000_000, 400_000_000, 1, 1 << 63),
 ]
-HOOK, REDIRECT = IngressQdisc("port0"), Redirect("port0", "ifb9")
+HOOK, REDIRECT = IngressQdisc("port0"), Redirect("port0", "ifb9", 1 << 63)
 
 REQUESTS: dict[str, list[Request]] = {
     "bridge": [Bridge("br1", MAC, 1400).make(), Bridge("br0", "", 0).drop(BR0)],
@@ -165,7 +165,7 @@ QUESTIONS: dict[str, tuple[Callable[[Any], object], str]] = {
     "advertised": (inet.advertised_links, ""),
     "neighbour": (lambda nl: SEEDS[0].find(nl, ETH0), f"10.0.0.9 dev eth0 lladdr {MAC} STALE"),
     "fdb entry": (lambda nl: ENTRY.find(nl, PORT0), f"{MAC} dev port0 master br0 static"),
-    "bucket": (lambda nl: BUCKETS[0].find(nl, PORT0), "tbf 7077: root refcnt 3 rate 1Mbit burst 15180b lat 25ms"),
+    "bucket": (lambda nl: BUCKETS[0].find(nl, PORT0), "tbf 2000: root refcnt 3 rate 1Mbit burst 15180b lat 25ms"),
     "hook": (lambda nl: HOOK.find(nl, PORT0), "clsact ffff: parent ffff:fff1"),
 }
 

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 MAC = "02:00:00:00:00:0a"
 IFB = Ifb("pw0123456789abc", 1400, MAC)
-BUCKET = TokenBucket("port0", 10_000_000, 125_000, 25_000)
+BUCKET = TokenBucket("port0", 10_000_000, 125_000, 25_000, 0x6077)
 HOOK = IngressQdisc("port0")
-REDIRECT = Redirect("port0", IFB.name)
+REDIRECT = Redirect("port0", IFB.name, 0x3FFD)
 
 ROOT, CLSACT, INCOMING, OUTGOING = 0xFFFFFFFF, 0xFFFFFFF1, 0xFFFFFFF2, 0xFFFFFFF3
 OURS, HOOKED = 0x70770000, 0xFFFF0000
@@ -105,6 +105,7 @@ def test_a_bucket_is_the_links_root(netns: Path, nl: Socket, port: Link) -> None
         BUCKET._replace(burst_bits=124_992),
         BUCKET._replace(latency_us=26_000),
         BUCKET._replace(rate_bits_per_s=40_000_000_000),
+        BUCKET._replace(owner=7),
     ],
     ids=str,
 )
@@ -122,14 +123,14 @@ BURSTS = st.integers(4, 36).flatmap(lambda bits: st.integers(8, 1 << bits))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
-@given(RATES, BURSTS, st.integers(1, 10_000_000))
-@example((1 << 64) - 1, (1 << 64) - 1, 1)
-@example(1, 8, 1)
-@example(1, (1 << 64) - 1, 10_000_000)
-@example(8 * ((1 << 32) - 1), 121_440, 25_000)
-@example(8 << 32, 121_440, 25_000)
-def test_whatever_is_made_is_found(nl: Socket, port: Link, rate: int, burst: int, latency: int) -> None:
-    bucket = TokenBucket("port0", rate, burst, latency)
+@given(RATES, BURSTS, st.integers(1, 10_000_000), st.integers(0, (1 << 64) - 1))
+@example((1 << 64) - 1, (1 << 64) - 1, 1, 7)
+@example(1, 8, 1, 7)
+@example(1, (1 << 64) - 1, 10_000_000, 7)
+@example(8 * ((1 << 32) - 1), 121_440, 25_000, 7)
+@example(8 << 32, 121_440, 25_000, 7)
+def test_whatever_is_made_is_found(nl: Socket, port: Link, rate: int, burst: int, latency: int, owner: int) -> None:
+    bucket = TokenBucket("port0", rate, burst, latency, owner)
 
     nl.do(bucket.make(port.ifindex))
 
@@ -150,34 +151,33 @@ def test_a_bucket_may_be_dropped_twice(netns: Path, nl: Socket, port: Link) -> N
     assert not BUCKET.find(nl, port.ifindex)
 
 
-def test_a_bucket_of_an_earlier_life_becomes_the_one_that_is_wanted(netns: Path, nl: Socket, port: Link) -> None:
-    nl.do(BUCKET._replace(rate_bits_per_s=1_000_000).make(port.ifindex))
-
-    nl.do(BUCKET.make(port.ifindex))
-
-    assert BUCKET.find(nl, port.ifindex)
-    assert len(oracle.qdiscs(netns)) == 1
-
-
-def test_the_queue_of_somebody_else_is_refused_and_kept(netns: Path, nl: Socket, port: Link) -> None:
-    namespaces.shell(netns, "tc qdisc add dev port0 root handle 1: tbf rate 1mbit burst 20000 limit 30000")
+@pytest.mark.parametrize("handle", ["1:", "7077:"])
+def test_a_queue_that_is_there_is_refused_and_kept(netns: Path, nl: Socket, port: Link, handle: str) -> None:
+    namespaces.shell(netns, f"tc qdisc add dev port0 root handle {handle} tbf rate 1mbit burst 20000 limit 30000")
     before = oracle.qdiscs(netns)
 
     with pytest.raises(NetlinkError) as caught:
         nl.do(BUCKET.make(port.ifindex))
-    nl.do(BUCKET.drop(port.ifindex))
 
     assert caught.value.errno == errno.EEXIST
     assert not BUCKET.find(nl, port.ifindex)
     assert oracle.qdiscs(netns) == before
 
 
+def test_the_queue_of_somebody_else_is_not_dropped(netns: Path, nl: Socket, port: Link) -> None:
+    namespaces.shell(netns, "tc qdisc add dev port0 root handle 1: tbf rate 1mbit burst 20000 limit 30000")
+
+    nl.do(BUCKET.drop(port.ifindex))
+
+    assert [one.handle for one in oracle.qdiscs(netns)] == [0x10000]
+
+
 @pytest.mark.parametrize(("more", "found"), [("", True), ("peakrate 20mbit mtu 1600", False)])
-def test_one_of_somebody_elses_is_the_wanted_one_when_nothing_about_it_differs(
+def test_a_bucket_is_the_wanted_one_when_nothing_about_it_differs(
     netns: Path, nl: Socket, port: Link, more: str, found: bool
 ) -> None:
     numbers = f"rate 10mbit burst {BUCKET.burst_bytes}b limit {BUCKET.limit_bytes}b {more}"
-    namespaces.shell(netns, f"tc qdisc add dev port0 root handle 1: tbf {numbers}")
+    namespaces.shell(netns, f"tc qdisc add dev port0 root handle 7077: tbf {numbers}")
 
     assert BUCKET.find(nl, port.ifindex) == found
 
@@ -242,9 +242,9 @@ def test_a_redirect_takes_everything_that_comes_in(netns: Path, nl: Socket, port
     nl.do(REDIRECT.make(port.ifindex, ifb))
 
     assert REDIRECT.find(nl, port.ifindex)
-    assert oracle.filters(netns, "port0", INCOMING) == [Filter("port0", "u32", INCOMING, 65535, IFB.name)]
+    assert oracle.filters(netns, "port0", INCOMING) == [Filter("port0", "u32", INCOMING, 65534, IFB.name)]
     told = namespaces.shell(netns, "tc filter show dev port0 ingress")
-    assert "protocol all pref 65535 u32" in told
+    assert "protocol all pref 65534 u32" in told
     assert "match 00000000/00000000 at 0" in told
     assert f"mirred (Egress Redirect to device {IFB.name}) stolen" in told
 
@@ -265,7 +265,7 @@ def test_a_redirect_to_another_link_is_another(netns: Path, nl: Socket, port: Li
     nl.do(HOOK.make(port.ifindex), REDIRECT.make(port.ifindex, port.peer))
 
     assert not REDIRECT.find(nl, port.ifindex)
-    assert Redirect("port0", "eth0").find(nl, port.ifindex)
+    assert Redirect("port0", "eth0", 0x3FFD).find(nl, port.ifindex)
 
 
 def test_a_redirect_whose_link_is_gone_is_found_to_be_taken_away(netns: Path, nl: Socket, port: Link, ifb: int) -> None:
@@ -288,7 +288,7 @@ def test_a_filter_that_does_something_else_is_none_of_ours(
     netns: Path, nl: Socket, port: Link, ifb: int, filter: str
 ) -> None:
     nl.do(HOOK.make(port.ifindex))
-    namespaces.shell(netns, f"tc filter add dev port0 ingress pref 65535 protocol all {filter.format(IFB.name)}")
+    namespaces.shell(netns, f"tc filter add dev port0 ingress pref 65534 protocol all {filter.format(IFB.name)}")
 
     assert not REDIRECT.find(nl, port.ifindex)
 
@@ -301,7 +301,7 @@ def test_other_filters_come_first_and_stay(netns: Path, nl: Socket, port: Link, 
     nl.do(REDIRECT.make(port.ifindex, ifb))
 
     after = oracle.filters(netns, "port0", INCOMING)
-    assert [one.preference for one in after] == [before[0].preference, 65535]
+    assert [one.preference for one in after] == [before[0].preference, 65534]
     nl.do(REDIRECT.drop(port.ifindex))
     assert oracle.filters(netns, "port0", INCOMING) == before
 

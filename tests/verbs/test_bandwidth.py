@@ -13,7 +13,7 @@ import pytest
 from tests import namespaces, oracle
 from tests.conftest import REFERENCE_PLUGINS
 from tests.verbs.lab import Chain, kubernetes
-from tests.verbs.networks import Network, port
+from tests.verbs.networks import Network, host_local, port
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,13 +122,16 @@ class Shaped(NamedTuple):
     ifb: str
     burst_bits: int
 
+    pod_address: str = POD
+    node_address: str = NODE
+
     def passes(self, direction: str, protocol: str, rate: int, seconds: float) -> Share:
         """Never, from the first byte to the last, is it more than a tenth above the rate, once the burst is spent."""
         there = direction == "to the pod"
         sender, receiver = (self.node, self.pod) if there else (self.pod, self.node)
         link = self.port if there else self.ifb
         begun, before = time.monotonic(), sent_bytes(self.node, link)
-        passed = stream(sender, receiver, POD if there else NODE, protocol, seconds)
+        passed = stream(sender, receiver, self.pod_address if there else self.node_address, protocol, seconds)
         wire = sent_bytes(self.node, link) - before
         assert 8 * wire <= self.burst_bits + 1.1 * rate * (time.monotonic() - begun)
         for after, arrived in passed.curve:
@@ -142,7 +145,7 @@ class Shaped(NamedTuple):
 
 def burst_bits(rate: int) -> int:
     """The default."""
-    return max(10 * 8 * 1518, rate // 100)
+    return max(3 * 8 * 1518, rate // 100)
 
 
 @pytest.fixture
@@ -218,6 +221,29 @@ def test_ipv6_is_shaped_too(lan: Network, netns: Path) -> None:
     assert namespaces.tcp(netns, lan.node, "fd00:1::1", size=100_000) == "fd00:1::2"
 
     assert [sent_bytes(lan.node, link) - was > 100_000 for link, was in zip(links, before, strict=True)] == [True, True]
+
+
+@pytest.mark.parametrize("gone", [False, True], ids=["", "and the namespace goes first"])
+def test_podwire_shapes_in_the_same_call(in_process: InProcess, node: Path, data_dir: Path, gone: bool) -> None:
+    rate = 10_000_000
+    config = {"cniVersion": "1.1.0", "name": "pods", "type": "podwire", "ipam": host_local(data_dir, "10.1.0.0/24")}
+    pods = Network(in_process, node, config, data_dir)
+    limits = {"ingressRate": rate, "egressRate": rate}
+    with namespaces.held() as pod:
+        result = pods.but(runtimeConfig={"bandwidth": limits}).add(pod)
+        ifb = result["interfaces"][3]["name"]
+        it = Shaped(node, pod, port(result), ifb, burst_bits(rate), POD, result["ips"][0]["gateway"])
+        for direction in DIRECTIONS:
+            assert any(it.passes(direction, "tcp", rate, 0.3).wire >= 0.9 for _ in range(5))
+        assert pods.check(result, pod).result == {}
+        if not gone:
+            pods.delete(netns=pod)
+    if gone:
+        pods.delete()
+
+    assert [link.kind for link in oracle.links(node)] == ["bridge"]
+    assert oracle.qdiscs(node) == []
+    assert pods.records == {}
 
 
 # --- what there is ----------------------------------------------------------------------------------
@@ -318,32 +344,32 @@ def test_two_attachments_of_a_container_do_not_meet(lan: Network, netns: Path) -
 # --- what is missing --------------------------------------------------------------------------------
 
 BROKEN = {
-    "the bucket to the pod": ("tc qdisc del dev {port} root", "tc qdisc add dev {port} root handle 7077: tbf"),
-    "the bucket from the pod": ("tc qdisc del dev {ifb} root", "tc qdisc add dev {ifb} root handle 7077: tbf"),
+    "the bucket to the pod": ("tc qdisc del dev {port} root", "tc qdisc add dev {port} root handle {handle} tbf"),
+    "the bucket from the pod": ("tc qdisc del dev {ifb} root", "tc qdisc add dev {ifb} root handle {handle} tbf"),
     "the rate": (
-        "tc qdisc change dev {port} root handle 7077: tbf rate 30mbit burst 25000 limit 87500",
-        "tc qdisc add dev {port} root handle 7077: tbf rate 20000000bit burst 25000b limit 87500b",
+        "tc qdisc change dev {port} root handle {handle} tbf rate 30mbit burst 25000 limit 87500",
+        "tc qdisc add dev {port} root handle {handle} tbf rate 20000000bit burst 25000b limit 87500b",
     ),
     "the burst": (
-        "tc qdisc change dev {port} root handle 7077: tbf rate 20mbit burst 50000 limit 87500",
-        "tc qdisc add dev {port} root handle 7077: tbf",
+        "tc qdisc change dev {port} root handle {handle} tbf rate 20mbit burst 50000 limit 87500",
+        "tc qdisc add dev {port} root handle {handle} tbf",
     ),
     "the limit": (
-        "tc qdisc change dev {port} root handle 7077: tbf rate 20mbit burst 25000 limit 97500",
-        "tc qdisc add dev {port} root handle 7077: tbf",
+        "tc qdisc change dev {port} root handle {handle} tbf rate 20mbit burst 25000 limit 97500",
+        "tc qdisc add dev {port} root handle {handle} tbf",
     ),
     "the hook": ("tc qdisc del dev {port} clsact", "tc qdisc add dev {port} clsact"),
-    "the filter": ("tc filter del dev {port} ingress", "tc filter add dev {port} ingress pref 65535 protocol all u32"),
+    "the filter": ("tc filter del dev {port} ingress", "tc filter add dev {port} ingress pref {pref} protocol all u32"),
     "where the filter leads": (
-        "tc filter del dev {port} ingress; tc filter add dev {port} ingress pref 65535 protocol all u32 "
+        "tc filter del dev {port} ingress; tc filter add dev {port} ingress pref {pref} protocol all u32 "
         "match u32 0 0 action mirred egress redirect dev br0",
-        "tc filter add dev {port} ingress pref 65535 protocol all u32",
+        "tc filter add dev {port} ingress pref {pref} protocol all u32",
     ),
     "the ifb": ("ip link del {ifb}", "link {ifb} on the node"),
     "that the ifb is up": ("ip link set {ifb} down", "link {ifb} on the node is down"),
     "the ifb, which is another now": (
         "ip link del {ifb}; ip link add {ifb} up type ifb;"
-        "tc qdisc add dev {ifb} root handle 7077: tbf rate 10mbit burst 15180 limit 46430",
+        "tc qdisc add dev {ifb} root handle {handle} tbf rate 10mbit burst 12500 limit 43750",
         "tc filter add dev {port} ingress",
     ),
 }
@@ -355,7 +381,14 @@ def test_check_notices_what_is_missing_and_del_takes_the_rest(lan: Network, netn
     before = state(lan.node)
     shaping = lan.chained("bandwidth", result, **BOTH)
     after = shaping.add(netns)
-    names = {"port": port(result), "ifb": after["interfaces"][3]["name"]}
+    (shown,) = json.loads(namespaces.shell(lan.node, f"tc -j qdisc show dev {port(result)} root"))
+    (filter,) = oracle.filters(lan.node, port(result), INCOMING)
+    names = {
+        "port": port(result),
+        "ifb": after["interfaces"][3]["name"],
+        "handle": shown["handle"],
+        "pref": filter.preference,
+    }
     shaping = shaping.but(prevResult=after)
     assert shaping.call("CHECK", netns=netns).result == {}
     command, missed = (text.format(**names) for text in BROKEN[what])
@@ -493,6 +526,21 @@ def test_the_queue_of_somebody_else_is_an_error_and_stays(lan: Network, netns: P
     assert f"tc qdisc add dev {port(result)} root" in error["msg"]
     assert state(lan.node) == before
     assert list(lan.records) == ["a@eth0@bridge.json"]
+
+
+def test_to_shape_in_two_members_of_a_chain_is_an_error(in_process: InProcess, node: Path, data_dir: Path) -> None:
+    config = {"cniVersion": "1.1.0", "name": "pods", "type": "podwire", "ipam": host_local(data_dir, "10.1.0.0/24")}
+    pods = Network(in_process, node, config, data_dir).but(bandwidth=BOTH)
+    with namespaces.held() as pod:
+        result = pods.add(pod)
+
+        error = pods.chained("bandwidth", result, **BOTH).call("ADD", netns=pod).error
+
+        assert error["code"] == 100
+        assert f"tc qdisc add dev {port(result)} root" in error["msg"]
+        assert pods.check(result, pod).result == {}
+        pods.delete(netns=pod)
+    assert oracle.qdiscs(node) == []
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

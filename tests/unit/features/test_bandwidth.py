@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from cni.features.bandwidth import BandwidthFeature
 from cni.kernel.ports import Ifb
 from cni.kernel.tc import IngressQdisc, Redirect, TokenBucket
-from cni.key import Key
+from cni.key import Key, hash_of
 from cni.spec.errors import CNIError
 from cni.spec.netconf import NetConf
 from cni.spec.result import Interface
 from cni.wanted import Pod, Wanted
 
 KEY = Key("lan", "a", "eth0", "bandwidth")
+OWNER = hash_of(KEY.tag)
 FRAME_BITS = 8 * 1518
 
 
@@ -118,7 +119,7 @@ def test_nothing_asked_for_is_nothing_wanted_of_any_pod(keys: dict[str, Any]) ->
 
 def test_what_a_pod_receives_waits_at_its_port() -> None:
     assert wanted(ingressRate=1_000_000, ingressBurst=200_000) == Wanted(
-        node=(TokenBucket("port0", 1_000_000, 200_000, 25_000),)
+        node=(TokenBucket("port0", 1_000_000, 200_000, 25_000, OWNER),)
     )
 
 
@@ -129,7 +130,11 @@ def test_what_a_pod_sends_waits_at_an_ifb_which_the_result_tells_of() -> None:
     mac = found.ifbs[0].mac
     assert found == Wanted(
         ifbs=(Ifb(ifb, 1400, mac),),
-        node=(TokenBucket(ifb, 1_000_000, 200_000, 25_000), IngressQdisc("port0"), Redirect("port0", ifb)),
+        node=(
+            TokenBucket(ifb, 1_000_000, 200_000, 25_000, OWNER),
+            IngressQdisc("port0"),
+            Redirect("port0", ifb, OWNER),
+        ),
         interfaces=(Interface(ifb, mac, mtu=1400),),
     )
 
@@ -210,8 +215,8 @@ def test_a_larger_mtu_needs_a_larger_burst() -> None:
     (small,) = wanted(9000, ingressRate=1_000_000, ingressBurst=FRAME_BITS).node
     (unknown,) = wanted(0, ingressRate=1_000_000, ingressBurst=FRAME_BITS).node
 
-    assert small == TokenBucket("port0", 1_000_000, 3 * 8 * 9018, 721_440)
-    assert unknown == TokenBucket("port0", 1_000_000, FRAME_BITS, 25_000)
+    assert small == TokenBucket("port0", 1_000_000, 3 * 8 * 9018, 721_440, OWNER)
+    assert unknown == TokenBucket("port0", 1_000_000, FRAME_BITS, 25_000, OWNER)
 
 
 @given(st.integers(1, (1 << 64) - 1), st.integers(0, (1 << 64) - 1), st.integers(0, 65535))

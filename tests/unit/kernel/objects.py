@@ -71,9 +71,9 @@ SETTINGS = st.builds(
     st.none() | st.booleans(),
     st.none() | U32,
 )
-BUCKETS = st.builds(TokenBucket, NAMES, U64, U64, U32)
+BUCKETS = st.builds(TokenBucket, NAMES, U64, U64, U32, U64)
 HOOKS = st.builds(IngressQdisc, NAMES)
-REDIRECTS = st.builds(Redirect, NAMES, NAMES)
+REDIRECTS = st.builds(Redirect, NAMES, NAMES, U64)
 SYSCTLS = st.builds(Sysctl, NAMES.map("net/ipv4/conf/{}/arp_notify".format), st.sampled_from("012"))
 SWITCHES = st.builds(Switch, BRIDGES, st.lists(PREFIXED, max_size=3).map(tuple), st.booleans())
 

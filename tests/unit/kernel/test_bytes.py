@@ -50,8 +50,8 @@ SEED = Neighbour("eth0", Address.parse("10.1.0.1"), OTHER_MAC)
 SEED_6 = Neighbour("eth0", Address.parse("fd00::1"), OTHER_MAC)
 FDB = FdbEntry("pw0123456789abc", OTHER_MAC)
 IFB = Ifb("pwcba9876543210", 1400, MAC)
-BUCKET = TokenBucket("port0", 80_000_000, 800_000, 25_000)
-HOOK, REDIRECT = IngressQdisc("port0"), Redirect("port0", IFB.name)
+BUCKET = TokenBucket("port0", 80_000_000, 800_000, 25_000, 0x7077)
+HOOK, REDIRECT = IngressQdisc("port0"), Redirect("port0", IFB.name, 0x4002)
 TO = 7
 
 AT = {"index": LINK}
@@ -88,7 +88,7 @@ IN_MAIN = [("RTA_OIF", LINK), ("RTA_TABLE", 254)]
 STATIC = {"proto": 4, "type": 1, "table": 254}
 
 CLSACT = {**AT, "handle": 0xFFFF0000, "parent": 0xFFFFFFF1}
-INCOMING = {**AT, "parent": 0xFFFFFFF2, "info": 0xFFFF0300}
+INCOMING = {**AT, "parent": 0xFFFFFFF2, "info": 0xC0050300}
 MATCH_ALL = {"flags": 1, "keys": ["0x0/0x0+0"]}
 MIRRED = ("TCA_MIRRED_PARMS", {"action": 4, "eaction": 1, "ifindex": TO})
 ACTION = nest(("TCA_ACT_KIND", "mirred"), ("TCA_ACT_OPTIONS", nest(MIRRED)))
@@ -113,7 +113,7 @@ CASES: dict[str, Callable[[], Case]] = {
          ("IFLA_LINKINFO", nest(("IFLA_INFO_KIND", "ifb")))],
     ),
     "bucket gone": lambda: (
-        BUCKET.drop(LINK), "tc", SET, {**AT, "handle": 0x70770000, "parent": 0xFFFFFFFF}, [("TCA_KIND", "tbf")]
+        BUCKET.drop(LINK), "tc", SET, {**AT, "handle": 0x10770000, "parent": 0xFFFFFFFF}, [("TCA_KIND", "tbf")]
     ),
     "hook": lambda: (HOOK.make(LINK), "tc", NEW, CLSACT, [("TCA_KIND", "clsact")]),
     "hook gone": lambda: (HOOK.drop(LINK), "tc", SET, CLSACT, [("TCA_KIND", "clsact")]),
