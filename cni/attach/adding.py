@@ -45,6 +45,8 @@ def add(node: Node, call: Call) -> Result:
                 result_of(call, wanted, (), leased.dns)
                 if any(ip.address.address.version == 6 for ip in leased.ips):
                     shared.require_ipv6()
+                if wanted.elements:
+                    node.open_filter()  # refuses where the kernel has no packet filter
                 before = _before(pod_side, wanted)
                 now = node.records.write(now.planned({**objects.to_json(wanted), **before}))
                 _filter(node, call.key, wanted)

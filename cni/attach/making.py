@@ -57,6 +57,11 @@ def make(node: Node, sandbox: Sandbox, key: Key, wanted: Wanted, switches: Mappi
             indexes[thing.link] = links.need(node.nl, thing.link).ifindex
     own = [veth.name for veth in wanted.veths] + [ifb.name for ifb in wanted.ifbs]
     aliases = [links.set_alias(indexes[name], name, str(key)) for name in own]
+    # What arrives at a bridge's port is the bridge's, and an ifb has nobody behind it: an address of their own would
+    # never be reached. But the kernel would see to one, with routes and groups, in lists as long as there are pods.
+    quiet = [veth.name for veth in wanted.veths if veth.master] + [ifb.name for ifb in wanted.ifbs]
+    named = aliases + [links.set_no_link_local(indexes[name], name) for name in quiet]
+    named += [links.set_up(indexes[ifb.name], ifb.name) for ifb in wanted.ifbs]
     # How its port is treated is settled before the pod can send; where it is found, once it is there. All of it hangs
     # on our own port, or is a hint that may be wrong; so each goes in one datagram.
     hints = [thing for thing in wanted.node if isinstance(thing, (FdbEntry, Neighbour))]
@@ -64,7 +69,7 @@ def make(node: Node, sandbox: Sandbox, key: Key, wanted: Wanted, switches: Mappi
     watched = _ipv6_addresses(treated)
     news = Socket(groups=inet.RTMGRP_IPV6_IFADDR) if watched else None
     try:
-        node.nl.do(*aliases, *[_making(thing, indexes) for thing in treated])
+        node.nl.do(*named, *[_making(thing, indexes) for thing in treated])
         reported = make_in_pod(sandbox, wanted, inside)
         if news:
             _wait_until_usable(node.nl, news, watched, indexes)

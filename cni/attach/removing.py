@@ -60,7 +60,8 @@ def remove(node: Node, old: Record) -> None:
     addresses = node.reopen(old.delegation)
     hanging = objects.hanging_of(old.objects)
     if "elements" in old.objects:
-        node.open_filter()  # for the helper to hold (see `reaper.linger`)
+        with failures:
+            node.open_filter()  # for the helper to hold (see `reaper.linger`)
     with failures:
         delete_links(node, old.key, with_ifb="ifbs" in old.objects)
     for thing in reversed(hanging):  # all else went with the port

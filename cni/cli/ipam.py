@@ -17,7 +17,7 @@ from cni.cli import reservations
 from cni.cli.reservations import EARLIER, GONE, MEANINGS, TORN, Place
 from cni.hostlocal import DATA_DIR, data_dir_of
 from cni.lean import loads
-from cni.plugins import HOST_LOCAL
+from cni.plugins import HOST_LOCAL, PLUGINS
 from cni.runtime import conflist
 from cni.spec.errors import CNIError
 from cni.spec.request import is_name
@@ -166,10 +166,11 @@ def _print_reservations(found: Sequence[Reservation]) -> None:
 
 
 def _place(options: argparse.Namespace, network: str) -> Place:
-    return Place(options.data_dir or _configured(Path(options.netconf), network), options.run_dir)
+    data_dir = options.data_dir or _configured(Path(options.netconf), network, options.run_dir)
+    return Place(data_dir, options.run_dir)
 
 
-def _configured(folder: Path, network: str) -> str:
+def _configured(folder: Path, network: str, run_dir: str) -> str:
     """Where the configuration of the network keeps its reservations; a network without one is an old one's remains."""
     try:
         entries = conflist.scan(folder)
@@ -177,7 +178,8 @@ def _configured(folder: Path, network: str) -> str:
         for plugin in found[0].plugins if found else ():
             keys = Section.of(loads(plugin.text), found[0].source).section("ipam")
             if HOST_LOCAL in (plugin.type, keys.text("type")):
-                return data_dir_of(keys)
+                own = PLUGINS[plugin.type].data_dir if plugin.type in PLUGINS else ""
+                return data_dir_of(keys, own and f"{run_dir}/{own}")
         broken = [entry.problem for entry in entries if entry.problem]
         if broken and not found:
             raise broken[0]  # it may be this network's

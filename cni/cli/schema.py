@@ -181,8 +181,8 @@ PODWIRE: Final[Schema] = {
             {
                 **_RATES,
                 "latencyMs": _number(
-                    "How long a packet may wait in a full queue, beyond what the burst takes, before it is dropped; 25, "
-                    "or beside a burst that is missing as long as ten frames take, if that is more.",
+                    "How long a packet may wait in a full queue, beyond what the burst takes, before it is dropped; "
+                    "25, or beside a burst that is missing as long as ten frames take, if that is more.",
                     1,
                     10_000,
                 ),

@@ -61,7 +61,7 @@ table bridge podwire {
 		# Link-local addresses a pod makes for itself. Without an address it looks for routers, and joins groups.
 		iifname . ip6 saddr @ips6 accept
 		ip6 saddr fe80::/10 accept
-		ip6 saddr :: meta l4proto ipv6-icmp accept
+		ip6 saddr :: meta l4proto icmpv6 accept
 		drop
 	}
 	chain targets {

@@ -9,6 +9,7 @@ import errno
 
 from cni.kernel.netlink import (
     ABSENT,
+    FAMILY,
     NetlinkError,
     Request,
     as_int,
@@ -18,6 +19,7 @@ from cni.kernel.netlink import (
     fixed,
     nested,
     text,
+    u8,
     u32,
 )
 from cni.kernel.netlink import mac as mac_attribute
@@ -46,6 +48,7 @@ IFLA_PROTINFO: Final = 12
 IFLA_TXQLEN: Final = 13
 IFLA_LINKINFO: Final = 18
 IFLA_IFALIAS: Final = 20
+IFLA_AF_SPEC: Final = 26
 IFLA_GROUP: Final = 27
 IFLA_NET_NS_FD: Final = 28
 IFLA_EXT_MASK: Final = 29
@@ -53,6 +56,8 @@ IFLA_INFO_KIND: Final = 1
 IFLA_INFO_DATA: Final = 2
 IFLA_INFO_SLAVE_KIND: Final = 4
 IFLA_INFO_SLAVE_DATA: Final = 5
+IFLA_INET6_ADDR_GEN_MODE: Final = 8
+IN6_ADDR_GEN_MODE_NONE: Final = 1
 IFLA_BRPORT_MODE: Final = 4
 IFLA_BRPORT_UNICAST_FLOOD: Final = 9
 IFLA_BRPORT_MCAST_FLOOD: Final = 27
@@ -171,6 +176,18 @@ def set_alias(index: int, name: str, alias: str) -> Request:
     # Without the NUL of other strings: it would count, and so many bytes be refused.
     body = ifinfomsg(index) + attribute(IFLA_IFALIAS, kept.encode())
     return Request(RTM_SETLINK, 0, body, f"ip link set {name} alias {kept}")
+
+
+def set_up(index: int, name: str) -> Request:
+    return Request(RTM_SETLINK, 0, ifinfomsg(index, IFF_UP, IFF_UP), f"ip link set {name} up")
+
+
+def set_no_link_local(index: int, name: str) -> Request:
+    """That the kernel gives it no IPv6 address of its own accord, once it is up. A node without IPv6 is fine."""
+    inet6 = nested(FAMILY[6], u8(IFLA_INET6_ADDR_GEN_MODE, IN6_ADDR_GEN_MODE_NONE))
+    what = f"ip link set {name} addrgenmode none"
+    fine = frozenset([errno.EAFNOSUPPORT])
+    return Request(RTM_SETLINK, 0, ifinfomsg(index) + nested(IFLA_AF_SPEC, inet6), what, fine)
 
 
 def set_mtu(index: int, name: str, mtu: int) -> Request:

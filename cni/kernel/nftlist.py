@@ -66,6 +66,7 @@ NF_INET_FORWARD: Final = 2
 
 # By nft's number: the word, and how many bytes such a field has.
 _TYPES: Final = {
+    4: ("integer", 16),  # of a raw payload expression, in our sets always of an IPv6 address's size
     7: ("ipv4_addr", 4),
     8: ("ipv6_addr", 16),
     9: ("ether_addr", 6),
@@ -185,6 +186,8 @@ def _field(type: str, packed: bytes) -> str:
         return as_text(packed)
     if type == "ether_addr":
         return packed.hex(":")
+    if type == "integer":
+        return f"0x{packed.hex()}"
     if type == "ipv4_addr" or type == "ipv6_addr":
         return str(Address.from_packed(packed))
     number = int.from_bytes(packed, "big")

@@ -138,15 +138,15 @@ class Ifb(NamedTuple):
     mac: str
 
     def make(self) -> Request:
-        """Makes it, up. Without EEXIST tolerance: a name that is taken belongs to somebody else."""
+        """Makes it, down. Without EEXIST tolerance: a name that is taken belongs to somebody else."""
         body = (
-            ifinfomsg(flags=IFF_UP, change=IFF_UP)
+            ifinfomsg()
             + text(IFLA_IFNAME, self.name)
             + mac(IFLA_ADDRESS, self.mac)
             + (u32(IFLA_MTU, self.mtu) if self.mtu else b"")
             + nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "ifb"))
         )
-        what = f"ip link add {self.name} address {self.mac}{f' mtu {self.mtu}' if self.mtu else ''} up type ifb"
+        what = f"ip link add {self.name} address {self.mac}{f' mtu {self.mtu}' if self.mtu else ''} type ifb"
         return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what, option="CONFIG_IFB")
 
     def drop(self, index: int) -> Request:
@@ -162,7 +162,7 @@ class LinkUp(NamedTuple):
     link: str
 
     def make(self, index: int) -> Request:
-        return Request(RTM_SETLINK, 0, ifinfomsg(index, IFF_UP, IFF_UP), f"ip link set {self.link} up")
+        return links.set_up(index, self.link)
 
     def drop(self, index: int) -> Request:
         return Request(RTM_SETLINK, 0, ifinfomsg(index, 0, IFF_UP), f"ip link set {self.link} down", fine=ABSENT)

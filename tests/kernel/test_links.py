@@ -175,6 +175,23 @@ def test_an_alias_is_kept_whole_or_cut_at_255_bytes_between_characters(netns: Pa
         assert link.need(nl, "br0").alias == kept
 
 
+def test_the_kernel_gives_no_address_to_a_link_that_wants_none(netns: Path, nl: Socket) -> None:
+    namespaces.shell(netns, "ip link add near type veth peer far; ip link set far up")
+    near = link.need(nl, "near").ifindex
+
+    nl.do(link.set_no_link_local(near, "near"), link.set_up(near, "near"))
+
+    # The kernel's watch over carriers serves links in turn: when the other end has its route, it has been here too.
+    namespaces.shell(netns, "until ip -6 route show dev far | grep -q fe80; do :; done")
+    assert "inet6" not in namespaces.shell(netns, "ip address show dev near")
+
+
+def test_a_link_without_ipv6_is_fine(netns: Path, nl: Socket) -> None:
+    namespaces.shell(netns, "ip link add near mtu 1000 type veth peer far")
+
+    nl.do(link.set_no_link_local(link.need(nl, "near").ifindex, "near"))
+
+
 def test_an_mtu_is_set(netns: Path, nl: Socket, bridge: Link) -> None:
     nl.do(link.set_mtu(bridge.ifindex, "br0", 1300))
 

@@ -48,14 +48,14 @@ def ifb(nl: Socket) -> int:
 # --- the ifb ----------------------------------------------------------------------------------------
 
 
-def test_an_ifb_is_made_up_with_its_mac_and_mtu(netns: Path, nl: Socket) -> None:
+def test_an_ifb_is_made_down_with_its_mac_and_mtu(netns: Path, nl: Socket) -> None:
     nl.do(IFB.make())
 
     made = oracle.link(netns, IFB.name)
-    assert (made.kind, made.mac, made.mtu, made.up) == ("ifb", MAC, 1400, True)
+    assert (made.kind, made.mac, made.mtu, made.up) == ("ifb", MAC, 1400, False)
     found = IFB.find(nl)
     assert found is not None
-    assert (found.ifindex, found.kind, found.mac, found.mtu, found.up) == (made.index, "ifb", MAC, 1400, True)
+    assert (found.ifindex, found.kind, found.mac, found.mtu, found.up) == (made.index, "ifb", MAC, 1400, False)
 
 
 def test_an_ifb_may_have_the_kernels_mtu(netns: Path, nl: Socket) -> None:

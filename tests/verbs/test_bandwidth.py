@@ -31,6 +31,20 @@ INCOMING = 0xFFFFFFF2  # linux/pkt_sched.h: where filters of what is received ha
 UDP_SEGMENT = 103  # linux/udp.h
 
 
+def test_neither_port_nor_ifb_has_an_address(lan: Network, netns: Path) -> None:
+    result = lan.add(netns)
+    shaped = lan.chained("bandwidth", result, **BOTH).add(netns)
+    ifb = shaped["interfaces"][3]["name"]
+
+    told = json.loads(namespaces.shell(lan.node, "ip -json address"))
+
+    links = {one["ifname"]: (one["flags"], one["addr_info"]) for one in told}
+    for name in (port(result), ifb):
+        flags, found = links[name]
+        assert "UP" in flags
+        assert found == []
+
+
 # --- what passes ------------------------------------------------------------------------------------
 
 

@@ -56,7 +56,8 @@ FINE = ("passed", "skipped")
 MODULES = (
     "veth", "bridge", "dummy", "macvlan",
     "crc32c_generic", "nf_tables", "nft_ct", "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir",
-    "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6", "nft_objref", "nf_conntrack_netlink", "br_netfilter",
+    "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6", "nft_objref", "nft_meta_bridge",
+    "nf_conntrack_netlink", "br_netfilter",
 )  # fmt: skip
 """What a test may ask for; there is nobody in the machine who loads a module when it is needed."""
 COMMANDS = ("ip", "bridge", "tc", "unshare", "nsenter", "mount", "nft", "conntrack")

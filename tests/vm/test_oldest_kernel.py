@@ -31,6 +31,9 @@ AS_HERE = (
     "tests/verbs/test_bridge_links.py",
     "tests/verbs/test_bridge_neighbours.py",
     "tests/verbs/test_bridge_node.py",
+    "tests/verbs/test_masquerade.py",
+    "tests/verbs/test_ptp.py",
+    "tests/verbs/test_spoofing.py",
 )
 
 

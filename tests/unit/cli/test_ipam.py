@@ -143,6 +143,18 @@ def test_a_network_is_looked_up_where_its_configuration_has_it(
     assert json.loads(capsys.readouterr().out)["directory"] == str(blue)
 
 
+def test_podwire_keeps_reservations_with_its_own_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plugin = {"type": "podwire", "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}}
+    (tmp_path / "10-blue.conf").write_text(json.dumps({"cniVersion": "1.0.0", "name": "blue", **plugin}))
+    monkeypatch.setenv("NETCONFPATH", str(tmp_path))
+
+    assert cli.main(["ipam", "show", "blue", "--json", "--run-dir", str(tmp_path / "run")]) == 0
+
+    assert json.loads(capsys.readouterr().out)["directory"] == str(tmp_path / "run" / "addresses" / "blue")
+
+
 @pytest.mark.parametrize("ipam", [5, {"type": 5}, {"type": "host-local", "dataDir": 5}])
 def test_a_configuration_that_does_not_say_where_is_an_error_and_not_the_default(
     ipam: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]

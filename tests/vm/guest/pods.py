@@ -34,7 +34,7 @@ def links(netns: Path) -> dict[str, dict[str, Any]]:
 def left(network: Network) -> dict[str, object]:
     """What there is of a network's pods, anywhere on its node: nothing, once all are detached."""
     there = {
-        "ports": sorted(set(links(network.node)) - {network.config["bridge"]}),
+        "ports": sorted(set(links(network.node)) - {network.config.get("bridge")}),
         "addresses": network.reserved,
         "records": sorted(network.records),
         "neighbours": json.loads(

@@ -33,6 +33,26 @@ def test_ipv4_works(ipv4: Network, netns: Path) -> None:
     assert left(ipv4) == {}
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"ipMasq": True, "macspoofchk": True},
+        {"type": "ptp", "bridge": None, "isDefaultGateway": None, "ipMasq": True},
+    ],
+    ids=["bridge", "ptp"],
+)
+def test_what_has_rules_for_both_families_works(keys: dict[str, object], ipv4: Network, netns: Path) -> None:
+    network = ipv4.but(**keys)
+    result = network.add(netns)
+
+    namespaces.tcp(network.node, netns, addresses(result)[0])
+    assert network.check(result, netns).result == {}
+    assert "10.1.0.2" in namespaces.shell(network.node, "nft list table inet podwire")
+    network.delete("a", netns)
+    assert left(network) == {}
+    assert "10.1.0.2" not in namespaces.shell(network.node, "nft list table inet podwire")
+
+
 def test_check_of_a_pod_without_a_record_works(ipv4: Network, netns: Path) -> None:
     """As of one that the reference plugins attached: the routes of the result are looked for family by family."""
     result = ipv4.add(netns)

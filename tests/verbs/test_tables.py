@@ -1,0 +1,204 @@
+"""Our tables: brought back with everything in them when they are gone or old, and cleared of what no attachment has."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cni import skeleton
+from cni.features import firewall, masquerade, portmap, routed, spoofing
+from cni.kernel import nft
+from cni.kernel.netlink import NetlinkError
+from cni.key import Key, fnv1a
+from tests import namespaces
+from tests.verbs.lab import FAR4, NODE4, Lab
+from tests.verbs.networks import Network, host_local
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.calls import InProcess
+
+PORTS = {"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}
+TABLES = ("inet", "bridge")
+
+SKELETONS = {"podwire 1": 0x211D1911A47E2502}
+"""The hash of the text of each version: whoever changes a rule raises `cni.skeleton.version`, and adds a line here."""
+
+
+@pytest.fixture
+def pods(in_process: InProcess, node: Path, data_dir: Path) -> Network:
+    config: dict[str, Any] = {
+        "cniVersion": "1.1.0",
+        "name": "pods",
+        "type": "podwire",
+        "ipam": host_local(data_dir, "10.244.0.0/24", "fd00:244::/64"),
+        "runtimeConfig": PORTS,
+        "ingressPolicy": "same-bridge",
+    }
+    return Network(in_process, node, config, data_dir)
+
+
+def works(lab: Lab, pod: Path) -> bool:
+    """Whether the pod's rules are there: its host port, its masquerade."""
+    server = lab.serve(pod, "tcp", "0.0.0.0", 80, "pod")
+    outside = lab.serve(lab.outside, "tcp", FAR4, 443, "far")
+    there = lab.ask(lab.outside, "tcp", NODE4, 8080)
+    back = lab.ask(pod, "tcp", FAR4, 443)
+    lab.end(server)
+    lab.end(outside)
+    return bool(there and back and back.peer == NODE4)
+
+
+def test_each_skeleton_has_its_version() -> None:
+    text = "".join(skeleton.text(family) for family in TABLES)
+
+    assert SKELETONS.get(skeleton.version) == fnv1a(text.encode()), (
+        f"rules have changed: raise cni.skeleton.version, and note {skeleton.version!r}: {fnv1a(text.encode()):#018x}"
+    )
+
+
+def test_every_feature_s_rules_are_in_it() -> None:
+    for feature in (masquerade, portmap, routed, spoofing, firewall):
+        for family, name in (("inet", "RULES"), ("bridge", "BRIDGE_RULES")):
+            assert getattr(feature, name, "") in skeleton.text(family)
+
+
+@pytest.mark.parametrize("flushed", ["flush ruleset", "delete table inet podwire", "delete table bridge podwire"])
+def test_what_was_flushed_comes_back_with_status(flushed: str, pods: Network, lab: Lab, netns: Path) -> None:
+    result = pods.add(netns)
+    before = lab.elements()
+    lab.nft(flushed)
+    assert pods.check(result, netns).error["code"] == 103
+
+    assert pods.call("STATUS").code == 0
+
+    assert lab.elements() == before
+    assert pods.check(result, netns).code == 0
+    assert works(lab, netns)
+
+
+@pytest.mark.parametrize("flushed", ["flush ruleset", "delete table inet podwire", "delete table bridge podwire"])
+def test_what_was_flushed_comes_back_with_the_next_pod(
+    flushed: str, pods: Network, lab: Lab, make_netns: Callable[[], Path]
+) -> None:
+    a, b = make_netns(), make_netns()
+    result = pods.add(a, "a")
+    before = lab.elements()
+    lab.nft(flushed)
+
+    pods.but(runtimeConfig=None).add(b, "b")
+    pods.delete("b", b)
+
+    assert lab.elements() == before
+    assert pods.check(result, a, "a").code == 0
+    assert works(lab, a)
+
+
+def test_a_table_of_another_version_is_made_anew_and_keeps_everybody_s_elements(
+    pods: Network, lab: Lab, make_netns: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, b = make_netns(), make_netns()
+    pods.add(a, "a")
+    before = lab.elements()
+    monkeypatch.setattr(skeleton, "version", "podwire next")
+
+    pods.but(runtimeConfig=None).add(b, "b")
+
+    with namespaces.inside(lab.node, nft.connect) as nl:
+        assert [nft.table_version(nl, family) for family in TABLES] == ["podwire next"] * 2
+    pods.delete("b", b)
+    assert lab.elements() == before
+    assert works(lab, a)
+
+
+def test_a_node_without_pods_has_no_table_and_status_makes_none(pods: Network, lab: Lab) -> None:
+    assert pods.call("STATUS").code == 0
+
+    assert lab.ruleset() == []
+
+
+def test_tables_of_others_are_left_alone(pods: Network, lab: Lab, netns: Path) -> None:
+    lab.nft(
+        "table inet others { chain c { type filter hook forward priority 0; counter; }; set s { type ipv4_addr; }; }"
+    )
+    others = [one for one in lab.ruleset() if one[1].get("table") == "others" and one[0] != "rule"]
+
+    pods.add(netns)
+    pods.delete(netns=netns)
+    pods.collect()
+
+    assert [one for one in lab.ruleset() if one[1].get("table") == "others" and one[0] != "rule"] == others
+
+
+def test_gc_takes_away_what_no_record_has(pods: Network, lab: Lab, make_netns: Callable[[], Path]) -> None:
+    a = make_netns()
+    result = pods.add(a, "a")
+    before = lab.elements()
+    orphan = Key("pods", "lost", "eth0", "podwire").tag
+    lab.nft(
+        f'add element inet podwire hostports_any4 {{ tcp . 9090 comment "{orphan}" : 10.244.0.9 . 80 }}\n'
+        f'add element inet podwire pods4 {{ "podwire0" . 10.244.0.9 comment "{orphan}" }}\n'
+        f'add element bridge podwire mac_ports {{ "pwlost" comment "{orphan}" }}\n'
+        "add set inet podwire masquerade4_0123456789abcdef { type ifname . ipv4_addr; }\n"
+        "add chain inet podwire masquerade_0123456789abcdef { type nat hook postrouting priority 100; }\n"
+        "add rule inet podwire masquerade_0123456789abcdef "
+        "iifname . ip saddr @masquerade4_0123456789abcdef masquerade\n"
+    )
+    claims = pods.plugin.run_dir / "claims"
+    (claims / "tcp:9090").write_text('{"0.0.0.0": "pods/lost@eth0@podwire"}')
+    rules = lab.rules()
+
+    assert pods.collect(("a", "eth0")).code == 0
+
+    assert lab.elements() == before
+    assert lab.rules() == rules - 1
+    assert "0123456789abcdef" not in str(lab.ruleset())
+    assert not (claims / "tcp:9090").exists()
+    assert (claims / "tcp:8080").exists()
+    assert pods.check(result, a, "a").code == 0
+
+
+def test_gc_leaves_no_rules_of_a_network_that_has_no_pods(pods: Network, lab: Lab, netns: Path) -> None:
+    pods.add(netns)
+    constant = len([one for one in lab.ruleset() if one[0] in ("chain", "set", "map")])
+
+    assert pods.collect().code == 0
+
+    assert lab.elements() == {}
+    assert 0 < len([one for one in lab.ruleset() if one[0] in ("chain", "set", "map")]) < constant
+    assert works_again(pods, lab, netns)
+
+
+def works_again(pods: Network, lab: Lab, netns: Path) -> bool:
+    pods.add(netns)
+    return works(lab, netns)
+
+
+def test_a_del_that_finds_no_record_finds_the_elements_by_their_tag(pods: Network, lab: Lab, netns: Path) -> None:
+    result = pods.add(netns)
+    for record in pods.plugin.run_dir.glob("attachments/*/*"):
+        record.unlink()
+
+    pods.but(prevResult=result).delete(netns=netns)
+
+    assert lab.elements() == {}
+    assert list((pods.plugin.run_dir / "claims").iterdir()) == []
+
+
+def test_a_kernel_without_nf_tables_is_told_of_before_anything_is_made(
+    pods: Network, lab: Lab, netns: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise NetlinkError(errno.EOPNOTSUPP, "nft list tables", nft.NO_NF_TABLES)
+
+    monkeypatch.setattr(nft, "connect", missing)
+
+    error = pods.call("ADD", netns=netns).error
+
+    assert "CONFIG_NF_TABLES" in error["msg"]
+    assert (pods.records, pods.reserved) == ({}, {})
+    assert "podwire0" not in namespaces.shell(lab.node, "ip link show")
