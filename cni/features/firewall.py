@@ -154,7 +154,7 @@ class FirewallFeature(NamedTuple):
             loop = f"{pod.port} . {pod.port}"
             elements.append(Element("isolated_ports", "ifname", pod.port, pod.tag, family="bridge"))
             elements.append(Element("isolated_loops", "ifname . ifname", loop, pod.tag, family="bridge"))
-        rules = _BRIDGE.replace("%", pod.iif).replace("_@", f"_{bridge}")
+        rules = _BRIDGE.replace("_@", f"_{bridge}").replace("%", pod.iif)  # a bridge's name may have an @
         fragments = (Fragment(bridge, rules),) if addresses else ()
         return Wanted(fragments=fragments, elements=tuple(elements), openings=openings)
 
