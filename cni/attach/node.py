@@ -158,9 +158,13 @@ class Node:
         """Held over reading claims *and* the change of what is claimed. The last that is taken."""
         return Lock(f"{self.run_dir}/shared.lock", _CLAIMS, "the claims to ports and addresses")
 
-    def note_table(self, family: str) -> None:
-        """Notes that our table of this family was made in this boot."""
-        replace_file(f"{self.run_dir}/tables/{family}", b"", f"{self.run_dir}/tables/.new")
+    def note_table(self, family: str, *, there: bool = True) -> None:
+        """Notes that our table of this family was made in this boot, or that it could not be."""
+        path = f"{self.run_dir}/tables/{family}"
+        if there:
+            replace_file(path, b"", f"{self.run_dir}/tables/.new")
+        else:
+            unlink(path)
 
     def tables(self) -> list[str]:
         """The families in which our table was made in this boot, whoever may have removed it since."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from cni.attach import claims, elements, reading, record
 from cni.kernel import nft, nftlist, ruleset
+from cni.kernel.netlink import Refused
 from cni.key import Key
 
 TYPE_CHECKING = False
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from cni.attach.node import Node
+    from cni.attach.record import Record
     from cni.kernel.nft import Claim, Element, Fragment
+    from cni.wanted import Skeleton
 
 
 def complete(node: Node, families: Iterable[str], fragments: Sequence[Fragment]) -> None:
@@ -28,7 +31,7 @@ def complete(node: Node, families: Iterable[str], fragments: Sequence[Fragment])
         restore(node, families)
     there = set()
     for family in families:
-        there.update([one.rpartition("_")[2] for one in nftlist.names(node.nf, family)])
+        there.update([one.name.rpartition("_")[2] for one in nftlist.declared(node.nf, family)])
     for fragment in fragments:
         if fragment.name not in there:
             ruleset.load(fragment.text)
@@ -39,22 +42,55 @@ def restore(node: Node, families: Iterable[str] = ()) -> None:
     skeleton = node.skeleton
     if skeleton is None:
         raise RuntimeError("a node without a skeleton has no tables")
-    wanted = sorted({*families, *node.tables()})
-    things: list[Element] = []
-    fragments: dict[str, Fragment] = {}
-    for old in node.records.all():
-        if old.stage in (record.PLANNED, record.COMPLETE):
-            found = reading.elements_of(old.objects)
-            mine = claims.mine(node, old.key, [one.claim for one in found if one.claim])
-            things += [one for one in found if one.family in wanted and (not one.claim or one.claim in mine)]
-            fragments.update({one.name: one for one in reading.fragments_of(old.objects)})
-    text = [f"add table {family} {nft.TABLE}\ndelete table {family} {nft.TABLE}\n" for family in wanted]
-    text += [skeleton.text(family) for family in wanted]
-    text += [fragment.text for fragment in fragments.values()]
-    text += [one.line("add") + "\n" for one in things]
-    ruleset.load("".join(text))
-    for family in wanted:
+    noted = node.tables()
+    wanted = sorted({*families, *noted})
+    new = [family for family in wanted if family not in noted]
+    # Before they are made: what is there and not noted nobody would ever look for.
+    for family in new:
         node.note_table(family)
+    try:
+        _load(node, skeleton, wanted)
+    except BaseException:
+        for family in new:
+            node.note_table(family, there=False)
+        raise
+
+
+def _load(node: Node, skeleton: Skeleton, families: Sequence[str]) -> None:
+    text = "".join([f"add table {family} {nft.TABLE}\ndelete table {family} {nft.TABLE}\n" for family in families])
+    text += "".join([skeleton.text(family) for family in families])
+    attached = [old for old in node.records.all() if old.stage in (record.PLANNED, record.COMPLETE)]
+    try:
+        ruleset.load(text + _told(node, attached, families, set()))
+    except Refused:
+        # What is refused may be the rules of one that is planned only: conditions that are no words of nft's. Nobody
+        # else is to suffer for it, so each goes by itself.
+        ruleset.load(text)
+        there: set[str] = set()
+        for old in attached:
+            new = {*there}
+            try:
+                ruleset.load(_told(node, [old], families, new))
+            except Refused:
+                continue
+            there = new
+
+
+def _told(node: Node, attached: Iterable[Record], families: Sequence[str], there: set[str]) -> str:
+    """What these have in our tables of these families, as nft text. `there` are fragments that are loaded already, to
+    which it adds those of the text."""
+    text = elements = ""
+    for old in attached:
+        for fragment in reading.fragments_of(old.objects):
+            if fragment.name not in there and any(f"table {family} " in fragment.text for family in families):
+                there.add(fragment.name)
+                text += fragment.text
+        found = reading.elements_of(old.objects)
+        mine = claims.mine(node, old.key, [one.claim for one in found if one.claim])
+        for one in found:
+            if one.family in families and (not one.claim or one.claim in mine):
+                elements += one.line("add") + "\n"
+    return text + elements
 
 
 def repair(node: Node) -> None:

@@ -22,8 +22,8 @@ rules too where br_netfilter is on, and come to the same end.
 from __future__ import annotations
 
 from cni.kernel.forwarding import ADMIN_CHAIN, BACKENDS, ZONE, ForwardOpening
-from cni.kernel.nft import TABLE, Claim, Element, Fragment
-from cni.key import fnv1a
+from cni.kernel.nft import TABLE, Claim, Element, Fragment, require_writable
+from cni.key import digest
 from cni.lean import NamedTuple
 from cni.spec.errors import INVALID_CONFIG, CNIError
 from cni.wanted import Wanted
@@ -89,8 +89,6 @@ table inet {TABLE} {{
 """With a bridge's name for % and, where @ ends a name, the hash of it."""
 
 _TYPES: Final = {4: "ipv4_addr", 6: "ipv6_addr"}
-_NOT_QUOTED: Final = frozenset('"*\\')
-"""What means something to nft between quotes."""
 _LONGEST_CHAIN: Final = 28  # iptables(8)
 
 
@@ -133,16 +131,16 @@ class FirewallFeature(NamedTuple):
         )
         if self.policy == OPEN:
             return Wanted(openings=openings)
-        if not pod.iif or _NOT_QUOTED.intersection(pod.iif):
-            by = f"comes by {pod.iif!a}, a name that rules can't have" if pod.iif else "has no veth to the node"
+        if not pod.iif:
             raise CNIError(
                 INVALID_CONFIG,
-                f"firewall: ingressPolicy is {self.policy}, and {pod.ifname} {by}",
+                f"firewall: ingressPolicy is {self.policy}, and {pod.ifname} has no veth to the node",
                 "name firewall behind bridge, ptp or podwire, or remove ingressPolicy",
             )
+        require_writable(pod.iif)
         if pod.iif == pod.port:
             return Wanted(elements=_of_link(pod, addresses), openings=openings)
-        bridge = f"{fnv1a(pod.iif.encode('utf-8', 'surrogateescape')):016x}"
+        bridge = digest(pod.iif)
         elements = [_guarded(pod, one) for one in addresses]
         for one in addresses:
             kind = _TYPES[one.version]
@@ -156,7 +154,7 @@ class FirewallFeature(NamedTuple):
             loop = f"{pod.port} . {pod.port}"
             elements.append(Element("isolated_ports", "ifname", pod.port, pod.tag, family="bridge"))
             elements.append(Element("isolated_loops", "ifname . ifname", loop, pod.tag, family="bridge"))
-        rules = _BRIDGE.replace("%", pod.iif).replace("_@", f"_{bridge}")
+        rules = _BRIDGE.replace("_@", f"_{bridge}").replace("%", pod.iif)  # a bridge's name may have an @
         fragments = (Fragment(bridge, rules),) if addresses else ()
         return Wanted(fragments=fragments, elements=tuple(elements), openings=openings)
 

@@ -24,7 +24,7 @@ are loaded once for all pods that have the same.
 from __future__ import annotations
 
 from cni.kernel.conntrack import Flow
-from cni.kernel.nft import PROTOCOLS, Claim, Element
+from cni.kernel.nft import PROTOCOLS, Claim, Element, require_writable
 from cni.kernel.sysctl import Sysctl
 from cni.lean import NamedTuple
 from cni.spec.errors import INVALID_CONFIG, CNIError, unsupported
@@ -167,6 +167,7 @@ class PortMapFeature(NamedTuple):
             raise unsupported(
                 "portmap", "masqAll", True, f"{pod.ifname} has no other end on the node, by which its packets would go"
             )
+        require_writable(pod.iif)
         addresses: dict[int, Address] = {}
         for ip in pod.ips:
             addresses.setdefault(ip.address.address.version, ip.address.address)

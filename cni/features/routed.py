@@ -12,7 +12,7 @@ there). So the ports can't simply be isolated, which would end such frames; they
 when they came, and may leave where they came in, for a service that leads back to its client.
 
 The kernel would tell a pod of the shorter way that it then sees, by an ICMP redirect; the packet filter drops these
-(see `masquerade`). What is given up is multicast and broadcast between pods. Throughput: docs/bench.md.
+(see `masquerade`). What is given up is multicast and broadcast between pods. Throughput: docs/bench-kubernetes.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from cni.kernel.inet import LinkAddress, LinkRoute
 from cni.kernel.nft import Element, require_writable
 from cni.kernel.ports import BridgePort, LinkUp
 from cni.lean import NamedTuple
-from ipam.address import BITS, Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
 
     from cni.kernel.ports import Bridge
     from cni.wanted import Main, Pod, Wanted
-    from ipam.address import Address
 
 BRIDGE_RULES: Final = """\
 table bridge podwire {
@@ -69,7 +67,7 @@ class RoutedFeature(NamedTuple):
         require_writable(pod.port)
         switched = self.switch.wanted(pod)
         gateways = dict.fromkeys([ip.gateway for ip in switched.ips if ip.gateway])
-        ways = [LinkRoute(pod.ifname, _host(gateway)) for gateway in gateways]
+        ways = [LinkRoute(pod.ifname, gateway.alone().network) for gateway in gateways]
         addresses = [one._replace(prefix_route=False) for one in switched.pod if isinstance(one, LinkAddress)]
         rest = [one for one in switched.pod if not isinstance(one, (LinkAddress, LinkUp))]
         return switched._replace(
@@ -86,8 +84,3 @@ class RoutedFeature(NamedTuple):
                 ),
             ),
         )
-
-
-def _host(address: Address) -> Network:
-    """The network that is this address alone."""
-    return Network(address.version, address.value, BITS[address.version])

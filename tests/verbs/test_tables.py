@@ -9,7 +9,7 @@ import pytest
 
 from cni import skeleton
 from cni.features import firewall, masquerade, portmap, routed, spoofing
-from cni.kernel import nft
+from cni.kernel import nft, ruleset
 from cni.kernel.netlink import NetlinkError
 from cni.key import Key, fnv1a
 from tests import namespaces
@@ -113,6 +113,74 @@ def test_a_table_of_another_version_is_made_anew_and_keeps_everybody_s_elements(
     pods.delete("b", b)
     assert lab.elements() == before
     assert works(lab, a)
+
+
+def test_a_pod_that_is_only_planned_keeps_no_other_from_its_tables(
+    pods: Network, lab: Lab, make_netns: Callable[[], Path]
+) -> None:
+    """Its own are not there yet: those of the first pods are made by whoever comes first."""
+    a, b = make_netns(), make_netns()
+    pods.add(a, "a")
+    _left_planned(pods, "a")
+    lab.nft("flush ruleset")
+    for note in (pods.plugin.run_dir / "tables").iterdir():
+        note.unlink()
+    other = pods.but(name="other", type="bridge", runtimeConfig=None, ingressPolicy=None, macspoofchk=True)
+
+    result = other.add(b, "b")
+
+    assert other.check(result, b, "b").code == 0
+    assert {one[1]["family"] for one in lab.ruleset() if one[0] == "table"} == {"bridge"}
+
+
+def test_rules_that_nft_does_not_take_are_only_their_own_pod_s_trouble(
+    pods: Network, lab: Lab, make_netns: Callable[[], Path]
+) -> None:
+    a, b = make_netns(), make_netns()
+    pods.add(a, "a")
+    _left_planned(pods, "a", lambda rules: rules.replace("masquerade fully-random", "masquerade by chance"))
+    lab.nft("flush ruleset")
+
+    result = pods.but(runtimeConfig=None).add(b, "b")
+
+    assert pods.check(result, b, "b").code == 0
+    pods.delete("a", a)
+    pods.but(runtimeConfig=None).delete("b", b)
+    assert lab.elements() == {}
+
+
+def _left_planned(pods: Network, pod: str, change: Callable[[str], str] = str) -> None:
+    """As a call leaves it that died before it had made anything."""
+    for file in pods.plugin.run_dir.glob(f"attachments/*/{pod}@*"):
+        file.write_text(change(file.read_text().replace('"complete"', '"planned"')))
+
+
+def test_what_can_not_be_made_is_not_noted(
+    pods: Network, lab: Lab, netns: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skeleton, "text", lambda family: f"table {family} podwire {{ nonsense; }}\n")
+
+    assert "nonsense" in pods.call("ADD", netns=netns).error["msg"]
+
+    monkeypatch.undo()
+    assert list((pods.plugin.run_dir / "tables").iterdir()) == []
+    assert pods.call("STATUS").code == 0
+    assert lab.ruleset() == []
+
+
+def test_a_table_is_noted_before_it_is_made(
+    pods: Network, lab: Lab, netns: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted = pods.plugin.run_dir / "tables"
+    load = ruleset.load
+
+    def loaded(text: str) -> None:
+        assert sorted(one.name for one in noted.iterdir()) == sorted(TABLES)
+        load(text)
+
+    monkeypatch.setattr(ruleset, "load", loaded)
+
+    pods.add(netns)
 
 
 def test_a_node_without_pods_has_no_table_and_status_makes_none(pods: Network, lab: Lab) -> None:

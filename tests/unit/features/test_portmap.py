@@ -280,6 +280,12 @@ def test_a_pod_without_a_link_on_the_node_gets_the_translation_alone() -> None:
     assert sets(wanted(mapping(), of=pod(DUAL[:1], iif=""))) == [("hostports_any4", f"tcp . 8080 : {POD4} . 80")]
 
 
+@pytest.mark.parametrize("name", ['a"b', "a*", "a\\b"])
+def test_a_link_that_nft_cannot_write_is_refused(name: str) -> None:
+    with pytest.raises(CNIError, match="which nftables can't write"):
+        feature(mapping()).wanted(pod(iif=name))
+
+
 def test_to_masquerade_all_takes_a_link_on_the_node() -> None:
     with pytest.raises(CNIError) as caught:
         wanted(mapping(), of=pod(iif=""), masqAll=True)
