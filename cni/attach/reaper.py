@@ -11,8 +11,8 @@ caller goes on at the announcement.
 
 Since Linux 6.2 the announcement of one link comes to the requesting socket, which caller and helper share (NLM_F_ECHO);
 before that, and for several links, to a socket that is bound to the group of all link news. Either way the
-acknowledgement is the end: a refusal
-is an error, a helper that dies leaves the work to the caller, and so does a kernel that has no process for it.
+acknowledgement is the end: a refusal is an error, a helper that dies leaves the work to the caller, and so does a
+kernel that has no process for it.
 """
 
 from __future__ import annotations
