@@ -21,8 +21,8 @@ def remove(node: Node, call: Call) -> None:
     """Without a record: what bears our tag, or else what the previous result says was made for this attachment.
 
     So a pod that the reference plugins attached is detached by us. An interface of that name which neither
-    knows of was never this network's, and stays. To a
-    chained plugin the result tells of what others made, who are asked to take it away next.
+    knows of was never this network's, and stays. To a chained plugin the result tells of what others made, who are
+    asked to take it away next.
     """
     failures = Failures()
     with failures:

@@ -2,7 +2,8 @@
 `firewall-cmd`, and `nft` where its library isn't there.
 
 What goes in and what comes out are files in memory, so neither side ever waits for the other to read, and a daemon that
-a command leaves behind holds nobody up. The command gets nothing else of ours: every descriptor is close-on-exec.
+a command leaves behind holds nobody up. The command gets nothing else of ours: every descriptor is close-on-exec, but
+for a lock that is passed on. There is no timeout; the runtime above us has one.
 """
 
 from __future__ import annotations
