@@ -62,8 +62,14 @@ def are_current(node: Node, families: Iterable[str]) -> bool:
 
 
 def _delete(node: Node, elements: Iterable[Element]) -> None:
-    """Gone already is fine."""
-    nft.transact(node.nf, [one.drop() for one in elements])
+    """Gone already is fine, and so is what never can have been there."""
+    requests = []
+    for one in elements:
+        try:
+            requests.append(one.drop())
+        except ValueError:
+            pass  # not of its set's type: to stumble over it would keep the rest, and the pod, for ever
+    nft.transact(node.nf, requests)
 
 
 def _families(elements: Iterable[Element]) -> tuple[str, ...]:

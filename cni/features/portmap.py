@@ -24,7 +24,7 @@ are loaded once for all pods that have the same.
 from __future__ import annotations
 
 from cni.kernel.conntrack import Flow
-from cni.kernel.nft import PROTOCOLS, Claim, Element
+from cni.kernel.nft import PROTOCOLS, Claim, Element, require_writable
 from cni.kernel.sysctl import Sysctl
 from cni.lean import NamedTuple
 from cni.spec.errors import INVALID_CONFIG, CNIError, unsupported
@@ -163,6 +163,8 @@ class PortMapFeature(NamedTuple):
         """Nothing, where no port is mapped. Raises CNIError for a mapping that this pod can't have."""
         if not self.mappings:
             return Wanted()
+        if self._snats(pod) or self.masquerade_all:
+            require_writable(pod.iif)
         if self.masquerade_all and not pod.iif:
             raise unsupported(
                 "portmap", "masqAll", True, f"{pod.ifname} has no other end on the node, by which its packets would go"
