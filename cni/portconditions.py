@@ -86,13 +86,14 @@ def _name(version: int, condition: str) -> str:
 
 
 def _is_balanced(text: str) -> bool:
-    """Whether no brace or quote in it reaches beyond it."""
+    """Whether no brace or quote in it reaches beyond it. A brace between quotes opens and closes nothing."""
     depth = 0
-    for character in text:
+    parts = text.split('"')
+    for character in "".join(parts[::2]):
         depth += {"{": 1, "}": -1}.get(character, 0)
         if depth < 0:
             return False
-    return depth == 0 and text.count('"') % 2 == 0
+    return depth == 0 and len(parts) % 2 == 1
 
 
 def _translated(keys: Section, key: str, words: tuple[str, ...], version: int) -> str:

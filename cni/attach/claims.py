@@ -9,6 +9,8 @@ Whoever calls these functions holds the claims' lock (`Node.claims_lock`), and m
 
 from __future__ import annotations
 
+import errno
+
 from cni.attach import record
 from cni.attach.record import read_file, replace_file, unlink
 from cni.kernel.nft import Claim
@@ -64,7 +66,12 @@ def release(node: Node, key: Key, claims: Iterable[Claim]) -> None:
         owners = _read(node, claim.resource)
         if owners.get(claim.scope) == str(key):
             del owners[claim.scope]
-            _write(node, claim.resource, owners)
+            try:
+                _write(node, claim.resource, owners)
+            except OSError as error:
+                # No room to say so: whoever asks for it next finds its owner gone, and so does GC.
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
 
 
 def _read(node: Node, resource: str) -> dict[str, str]:

@@ -43,16 +43,15 @@ def make(node: Node, key: Key, wanted: Wanted) -> None:
 def drop(node: Node, key: Key, elements: Sequence[Element]) -> bool:
     """Those that are still the attachment's, and its claims. Gone already is fine.
 
-    Whether all were: what another has claimed by now, it may have together with the pod's address.
+    Whether the pod's addresses are nobody else's, as far as claims can tell: what another has claimed by now, it may
+    have together with an address, and who claims nothing knows nothing of others.
     """
-    if not elements:
-        return True
     claimed = _claims(elements)
     with node.rules_lock(shared=True), node.claims_lock():
         mine = claims.mine(node, key, claimed)
         _delete(node, [one for one in elements if not one.claim or one.claim in mine])
         claims.release(node, key, claimed)
-    return len(mine) == len(claimed)
+    return 0 < len(mine) == len(claimed)
 
 
 def are_current(node: Node, families: Iterable[str]) -> bool:
@@ -62,8 +61,14 @@ def are_current(node: Node, families: Iterable[str]) -> bool:
 
 
 def _delete(node: Node, elements: Iterable[Element]) -> None:
-    """Gone already is fine."""
-    nft.transact(node.nf, [one.drop() for one in elements])
+    """Gone already is fine, and so is what never can have been there."""
+    requests = []
+    for one in elements:
+        try:
+            requests.append(one.drop())
+        except ValueError:
+            pass  # not of its set's type: to stumble over it would keep the rest, and the pod, for ever
+    nft.transact(node.nf, requests)
 
 
 def _families(elements: Iterable[Element]) -> tuple[str, ...]:

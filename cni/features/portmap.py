@@ -167,7 +167,8 @@ class PortMapFeature(NamedTuple):
             raise unsupported(
                 "portmap", "masqAll", True, f"{pod.ifname} has no other end on the node, by which its packets would go"
             )
-        require_writable(pod.iif)
+        if self._snats(pod) or self.masquerade_all:
+            require_writable(pod.iif)
         addresses: dict[int, Address] = {}
         for ip in pod.ips:
             addresses.setdefault(ip.address.address.version, ip.address.address)

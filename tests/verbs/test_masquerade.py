@@ -311,6 +311,25 @@ def test_a_pod_whose_namespace_is_gone_gives_its_address_up_and_a_late_end_takes
 
 
 @pytest.mark.needs("/usr/lib/cni/static")
+@pytest.mark.parametrize("keys", [{}, {"ipMasq": None, "macspoofchk": True}], ids=["ipMasq", "macspoofchk"])
+def test_a_late_end_leaves_the_new_pod_its_connections(
+    keys: dict[str, Any], static: Network, lab: Lab, make_netns: Callable[[], Path]
+) -> None:
+    pods = static.but(**keys)
+    lab.nft("table inet others { chain in { type filter hook input priority 0; ct state new accept; }; }")
+    lab.serve(lab.node, "udp", NODE4, 80)
+    with namespaces.held() as a:
+        pods.add(a, "a")
+    b = make_netns()
+    pods.add(b, "b")
+    assert lab.ask(b, "udp", NODE4, 80)
+
+    pods.delete("a")
+
+    assert [flow.source for flow in lab.flows() if flow.target == NODE4] == ["10.1.0.77"]
+
+
+@pytest.mark.needs("/usr/lib/cni/static")
 def test_an_end_that_has_begun_gives_the_address_up(
     static: Network, lab: Lab, make_netns: Callable[[], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -155,6 +155,15 @@ def _left_planned(pods: Network, pod: str, change: Callable[[str], str] = str) -
         file.write_text(change(file.read_text().replace('"complete"', '"planned"')))
 
 
+def test_what_no_set_can_hold_keeps_no_pod_from_going(pods: Network, lab: Lab, netns: Path) -> None:
+    pods.add(netns)
+    _left_planned(pods, "a", lambda told: told.replace("podwire0 . 10.244.0.2", 'pod\\"wire0 . 10.244.0.2', 1))
+
+    pods.delete()
+
+    assert pods.records == {}
+
+
 def test_what_can_not_be_made_is_not_noted(
     pods: Network, lab: Lab, netns: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
+import os
 import threading
 from typing import TYPE_CHECKING
 
@@ -60,6 +62,21 @@ def test_what_is_taken_is_ones_own_until_it_is_released(node: Node) -> None:
     assert claims.mine(node, A, [PORT, ADDRESS]) == frozenset()
     assert not file_of(node, PORT.resource)
     assert not file_of(node, ADDRESS.resource)
+
+
+def test_a_full_disk_keeps_nobody_from_giving_it_back(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Claim(PORT.resource, "192.0.2.1")
+    claims.take(node, A, [other])
+    claims.take(node, B, [Claim(PORT.resource, "192.0.2.2")])
+
+    def full(path: str, _content: bytes, _new: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+
+    monkeypatch.setattr(claims, "replace_file", full)
+    claims.release(node, A, [other])
+    monkeypatch.undo()
+
+    assert claims.take(node, C, [other]) == {(str(A), other)}
 
 
 def test_taking_it_again_is_as_taking_it_once(node: Node) -> None:

@@ -163,6 +163,13 @@ def test_the_rules_of_a_bridge_are_the_same_for_all_its_pods_and_say_its_name() 
     assert wanted(POD4, iif="br1", ingressPolicy="same-bridge").fragments[0].name != one.name
 
 
+def test_a_bridge_s_name_stands_in_its_rules_as_it_is() -> None:
+    (rules,) = wanted(POD4, iif="br_@", ingressPolicy="same-bridge").fragments
+
+    assert 'iifname != "br_@" accept' in rules.text
+    assert 'oifname "br_@" ip daddr @homes4_' + rules.name in rules.text
+
+
 @pytest.mark.parametrize("iif", ["", 'br"0', "br*", "br\\0"])
 def test_isolation_needs_a_way_that_rules_can_name(iif: str) -> None:
     with pytest.raises(CNIError) as caught:

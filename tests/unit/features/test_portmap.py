@@ -280,10 +280,14 @@ def test_a_pod_without_a_link_on_the_node_gets_the_translation_alone() -> None:
     assert sets(wanted(mapping(), of=pod(DUAL[:1], iif=""))) == [("hostports_any4", f"tcp . 8080 : {POD4} . 80")]
 
 
-@pytest.mark.parametrize("name", ['a"b', "a*", "a\\b"])
-def test_a_link_that_nft_cannot_write_is_refused(name: str) -> None:
-    with pytest.raises(CNIError, match="which nftables can't write"):
-        feature(mapping()).wanted(pod(iif=name))
+@pytest.mark.parametrize("keys", [{}, {"masqAll": True, "snat": False}], ids=str)
+def test_a_link_that_rules_can_not_name_is_refused_where_they_have_to(keys: dict[str, bool]) -> None:
+    with pytest.raises(CNIError) as caught:
+        wanted(mapping(), of=pod(iif='cni"0'), **keys)
+
+    assert caught.value.code == 7
+    assert 'cni"0' in caught.value.msg
+    assert wanted(mapping(), of=pod(iif='cni"0'), snat=False).elements
 
 
 def test_to_masquerade_all_takes_a_link_on_the_node() -> None:
@@ -370,6 +374,7 @@ def test_of_iptables_the_rest_is_refused_with_the_form_to_write(words: list[str]
     "words",
     [
         ["accept;"], ["}", "{"], ["{"], ["x\ny"], ["#"], ['"'], ["-s", "fd00::/8"], ["-s", "here"], ["-i", 'a"b'],
+        ['iifname "{" } chain another { iifname "}"'],
         ["-i", "+ accept"], ["-d", "10.0.0.0/33"], "ip saddr 10.0.0.0/8", ["ip", 4],
     ],
 )  # fmt: skip
