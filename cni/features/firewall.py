@@ -46,11 +46,14 @@ table inet {TABLE} {{
 	set guarded6 {{ type ifname . ipv6_addr; }}
 	set guarded_links {{ type ifname; }}
 	set guarded_loops {{ type ifname . ifname; }}
+	chain links {{
+		iifname . oifname @guarded_loops accept
+		oifname . ip daddr @guarded4 drop
+		oifname . ip6 daddr @guarded6 drop
+	}}
 	chain isolation {{
 		type filter hook forward priority filter; policy accept;
-		iifname . oifname @guarded_loops accept
-		iifname @guarded_links oifname . ip daddr @guarded4 drop
-		iifname @guarded_links oifname . ip6 daddr @guarded6 drop
+		iifname @guarded_links jump links
 	}}
 }}
 """

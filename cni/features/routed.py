@@ -34,11 +34,18 @@ table bridge podwire {
 	set routed_ports { type ifname; }
 	# A port, and its bridge's own MAC.
 	set gateways { type ifname . ether_addr; }
+	# A port, the pod's MAC, the gateway's, an address of the pod.
+	set known4 { type ifname . ether_addr . ether_addr . ipv4_addr; }
+	set known6 { type ifname . ether_addr . ether_addr . ipv6_addr; }
 
+	# All that a pod has to say, but for neighbour discovery: one look, where the checks behind this take seven.
+	chain known {
+		iifname . ether saddr . ether daddr . ip saddr @known4 accept
+		meta l4proto != icmpv6 iifname . ether saddr . ether daddr . ip6 saddr @known6 accept
+	}
 	chain routed {
-		type filter hook prerouting priority dstnat; policy accept;
 		# What is for many reaches the node; that it goes no further the ports see to.
-		ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 accept
+		ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 return
 		iifname @routed_ports iifname . ether daddr != @gateways drop
 	}
 }
@@ -73,14 +80,14 @@ class RoutedFeature(NamedTuple):
         return switched._replace(
             pod=(LinkUp(pod.ifname), *addresses, *ways, *rest),
             node=(BridgePort(pod.port, hairpin=True, isolated=False, flooded=False), *switched.node),
-            elements=(
-                Element("routed_ports", "ifname", pod.port, pod.tag, family="bridge"),
-                Element(
-                    "gateways",
-                    "ifname . ether_addr",
-                    f"{pod.port} . {pod.seen[pod.iif].mac}",
-                    pod.tag,
-                    family="bridge",
-                ),
-            ),
+            elements=tuple([Element(of, kind, text, pod.tag, family="bridge") for of, kind, text in self._known(pod)]),
         )
+
+    @staticmethod
+    def _known(pod: Pod) -> list[tuple[str, str, str]]:
+        port, gateway = pod.port, pod.seen[pod.iif].mac
+        known = [("routed_ports", "ifname", port), ("gateways", "ifname . ether_addr", f"{port} . {gateway}")]
+        for address in dict.fromkeys([ip.address.address for ip in pod.ips]):
+            kind = f"ifname . ether_addr . ether_addr . ipv{address.version}_addr"
+            known.append((f"known{address.version}", kind, f"{port} . {pod.mac} . {gateway} . {address}"))
+        return known
