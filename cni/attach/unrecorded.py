@@ -28,7 +28,7 @@ def remove(node: Node, call: Call) -> None:
     with failures:
         delete_links(node, call.key)
     with failures:
-        drop_tagged(node, call.key)
+        _drop_tagged(node, call.key)
     if call.features and call.prev:
         with failures:
             _drop_openings(node, call)
@@ -40,7 +40,7 @@ def remove(node: Node, call: Call) -> None:
     node.records.remove(call.key)  # one that could not be read
 
 
-def drop_tagged(node: Node, key: Key) -> None:
+def _drop_tagged(node: Node, key: Key) -> None:
     """The elements of our tables that bear the attachment's tag."""
     if node.tables():
         from cni.attach import tables

@@ -89,7 +89,7 @@ def table_is_there(nl: Socket, family: str, table: str) -> bool:
     return bool(nl.get(Request(nft.NFT_MSG_GETTABLE, 0, body, f"nft list table {family} {table}", fine=_NOTHING)))
 
 
-def let_pass(nl: Socket, opening: ForwardOpening, *, asked: bool = False) -> None:
+def let_pass(nl: Socket, opening: ForwardOpening, *, asked: bool) -> None:
     """There already is fine."""
     address = opening.address
     for family, table, dropping in _dropping(nl, address.version):
@@ -111,7 +111,7 @@ def let_pass_no_more(nl: Socket, opening: ForwardOpening) -> None:
     nft.transact(nl, deleting)
 
 
-def lets_pass(nl: Socket, opening: ForwardOpening, *, asked: bool = False) -> bool:
+def lets_pass(nl: Socket, opening: ForwardOpening, *, asked: bool) -> bool:
     address = opening.address
     return all(
         _is_prepared(nl, family, table, dropping)
