@@ -44,12 +44,14 @@ if TYPE_CHECKING:
 
 # linux/netfilter/nf_tables.h
 NFT_MSG_GETCHAIN: Final = 0xA04
+NFT_MSG_GETRULE: Final = 0xA07
 NFT_MSG_GETSET: Final = 0xA0A
 NFTA_CHAIN_TABLE: Final = 1
 NFTA_CHAIN_NAME: Final = 3
 NFTA_CHAIN_HOOK: Final = 4
 NFTA_CHAIN_POLICY: Final = 5
 NFTA_HOOK_HOOKNUM: Final = 1
+NFTA_RULE_TABLE: Final = 1
 NFTA_SET_TABLE: Final = 1
 NFTA_SET_NAME: Final = 2
 NFTA_SET_FLAGS: Final = 3
@@ -124,6 +126,12 @@ def declared(nl: Socket, family: str) -> list[Declared]:
 def names(nl: Socket, family: str) -> list[str]:
     """Of our table's chains, sets and maps, in this order. Raises NetlinkError."""
     return [one.name for one in declared(nl, family)]
+
+
+def has_rules(nl: Socket, family: str) -> bool:
+    """Whether any rule is in our table: `nft flush table` leaves chains and sets, and takes all of these."""
+    told = _listed(nl, NFT_MSG_GETRULE, family, f"table {family} {TABLE}", text(NFTA_RULE_TABLE, TABLE))
+    return any(as_text(one[NFTA_RULE_TABLE]) == TABLE for one in told)
 
 
 def elements(nl: Socket, family: str) -> list[Element]:
