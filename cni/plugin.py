@@ -192,7 +192,7 @@ def _attach(
     if command == "STATUS":
         from cni.attach import readiness
 
-        readiness.status(node, ipam)
+        readiness.status(node, ipam, plugin.filters)
         return None
     key = Key(conf.name, request.container_id, request.ifname, name)
     call = _call(key, request, conf, ipam, features)

@@ -31,6 +31,8 @@ class Plugin(NamedTuple):
     """Whether it works on what earlier plugins of a chain attached, which it has to hear of in prevResult."""
     supported: tuple[str, ...] = versions.SUPPORTED
     """Versions of the specification, as the reference's plugin of that name has them."""
+    filters: bool = False
+    """Whether no pod can do without rules in the packet filter."""
     dns: Callable[[NetConf], DNS | None] | None = None
     """What the result says of DNS, whatever IPAM says; None: the configuration's `dns`."""
     data_dir: str = ""
@@ -113,7 +115,7 @@ def _bandwidth(conf: NetConf, _args: str) -> tuple[None, tuple[Feature, ...]]:
 
 
 PLUGINS: Final = {
-    "podwire": Plugin(_podwire, dns=_podwire_dns, data_dir="addresses"),
+    "podwire": Plugin(_podwire, filters=True, dns=_podwire_dns, data_dir="addresses"),
     "bridge": Plugin(_bridge),
     "ptp": Plugin(_ptp),
     "loopback": Plugin(_loopback, recorded=False),

@@ -20,7 +20,7 @@ from cni.spec.errors import TRY_AGAIN_LATER, CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Final
 
     from cni.attach.node import Node
@@ -31,9 +31,16 @@ _ALL: Final = {"0.0.0.0": ".", "::": ":"}
 """The scopes that stand for all addresses of a family, by what an address of that family has in it."""
 
 
-def take(node: Node, key: Key, claims: Iterable[Claim]) -> frozenset[tuple[str, Claim]]:
+def take(
+    node: Node,
+    key: Key,
+    claims: Iterable[Claim],
+    clear: Callable[[frozenset[tuple[str, Claim]]], None] | None = None,
+) -> frozenset[tuple[str, Claim]]:
     """Notes that they are this attachment's. Returns what dead ones had of them, with whose it was: that may be there
     yet and, where the scopes differ, is something else than what is now to be made.
+
+    Of which `clear` is told before, so that there is no moment at which it is there and nobody's to take away.
 
     Raises CNIError 11 for one that a living attachment has: then none is taken.
     """
@@ -49,9 +56,12 @@ def take(node: Node, key: Key, claims: Iterable[Claim]) -> frozenset[tuple[str, 
                 del owners[scope]
                 taken.add((owner, Claim(claim.resource, scope)))
         owners[claim.scope] = str(key)
+    lost = frozenset(taken)
+    if lost and clear:
+        clear(lost)
     for resource, owners in new.items():
         _write(node, resource, owners)
-    return frozenset(taken)
+    return lost
 
 
 def mine(node: Node, key: Key, claims: Iterable[Claim]) -> frozenset[Claim]:

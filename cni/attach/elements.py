@@ -85,12 +85,14 @@ def _put(node: Node, key: Key, elements: Sequence[Element]) -> bool:
     if not claimed:
         return _add(node, elements)
     with node.claims_lock():
-        taken = claims.take(node, key, claimed)
-        if taken:
-            from cni.attach import tables
-
-            _delete(node, tables.left_by(node, taken))
+        claims.take(node, key, claimed, lambda lost: _clear(node, lost))
         return _add(node, elements)
+
+
+def _clear(node: Node, lost: Iterable[tuple[str, Claim]]) -> None:
+    from cni.attach import tables
+
+    _delete(node, tables.left_by(node, lost))
 
 
 def _add(node: Node, elements: Sequence[Element]) -> bool:

@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     from cni.wanted import Addresses
 
 
-def status(node: Node, addresses: Addresses) -> None:
+def status(node: Node, addresses: Addresses, filters: bool) -> None:
     """Whether an ADD could be served, as far as lasting causes go. Raises CNIError 50, or what the IPAM says.
 
     Asked every few seconds, and a no makes the node NotReady: so it costs the same whatever there is on the node,
-    and passing troubles are not told as lasting ones.
+    and passing troubles are not told as lasting ones. `filters`: no pod can do without the packet filter.
     """
     try:
         node.prepare()
         node.require_room()
         links.find(node.nl, "lo")
+        if filters:
+            node.open_filter()
         if node.tables():
             from cni.attach import tables
 

@@ -38,6 +38,8 @@ LEAVING: Final = "leaving"
 
 _FORMAT: Final = 1
 _NAME_MAX: Final = 255  # linux/limits.h
+_LISTED_AT_ONCE: Final = 100
+"""As many names as fit into one answer of the kernel's (32 KiB), however long they are."""
 
 
 class Record(NamedTuple):
@@ -186,8 +188,7 @@ class Records:
 
     def keys(self, network: str) -> list[Key]:
         """Of all records of one network, those that can't be read included: the name of a file says it too."""
-        names = [name for name in listdir(f"{self._root}/{network}") if name.endswith(".json")]
-        keys = [Key.parse(f"{network}/{name.removesuffix('.json')}") for name in names if not name.startswith(".")]
+        keys = [Key.parse(f"{network}/{name.removesuffix('.json')}") for name in self._names(network)]
         return [key for key in keys if key]
 
     def every_key(self) -> list[Key]:
@@ -196,12 +197,19 @@ class Records:
 
     def of_network(self, network: str) -> Iterator[Record]:
         """The readable records of one network."""
+        for name in self._names(network):
+            record = self._read(f"{self._root}/{network}/{name}")
+            if record:
+                yield record
+
+    def _names(self, network: str) -> list[str]:
+        """The files of one network's records."""
         folder = f"{self._root}/{network}"
-        for name in listdir(folder):
-            if name.endswith(".json") and not name.startswith("."):
-                record = self._read(f"{folder}/{name}")
-                if record:
-                    yield record
+        names = listdir(folder)
+        if len(names) > _LISTED_AT_ONCE:
+            # The kernel tells a long list in parts, and misses what is written anew between two of them.
+            names += listdir(folder)
+        return list(dict.fromkeys([name for name in names if name.endswith(".json") and not name.startswith(".")]))
 
     def all(self) -> Iterator[Record]:
         """Every readable record of the node: for rare questions only."""

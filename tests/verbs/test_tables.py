@@ -115,6 +115,22 @@ def test_a_table_of_another_version_is_made_anew_and_keeps_everybody_s_elements(
     assert works(lab, a)
 
 
+@pytest.mark.parametrize("family", TABLES)
+def test_a_table_that_lost_its_rules_alone_gets_them_back_with_status(
+    family: str, pods: Network, lab: Lab, netns: Path
+) -> None:
+    """What `nft flush table` does: version, sets and elements stay."""
+    pods.add(netns)
+    before, rules = lab.elements(), lab.rules()
+    lab.nft(f"flush table {family} podwire")
+    assert lab.rules() < rules
+
+    assert pods.call("STATUS").code == 0
+
+    assert (lab.elements(), lab.rules()) == (before, rules)
+    assert works(lab, netns)
+
+
 def test_a_pod_that_is_only_planned_keeps_no_other_from_its_tables(
     pods: Network, lab: Lab, make_netns: Callable[[], Path]
 ) -> None:
@@ -275,7 +291,9 @@ def test_a_kernel_without_nf_tables_is_told_of_before_anything_is_made(
     monkeypatch.setattr(nft, "connect", missing)
 
     error = pods.call("ADD", netns=netns).error
+    status = pods.call("STATUS").error
 
     assert "CONFIG_NF_TABLES" in error["msg"]
+    assert (status["code"], "CONFIG_NF_TABLES" in status["msg"]) == (50, True)
     assert (pods.records, pods.reserved) == ({}, {})
     assert "podwire0" not in namespaces.shell(lab.node, "ip link show")

@@ -122,6 +122,21 @@ def test_who_is_not_complete_and_not_being_made_has_nothing(
     assert claims.mine(node, B, [PORT]) == {PORT}
 
 
+def test_what_a_dead_one_had_is_cleared_while_it_is_still_its_own(node: Node) -> None:
+    """Who dies at it must not leave what neither of the two would take away."""
+    claims.take(node, A, [PORT])
+    told = []
+
+    def clear(lost: frozenset[tuple[str, Claim]]) -> None:
+        told.append((lost, claims.mine(node, A, [PORT])))
+
+    claims.take(node, B, [Claim(PORT.resource, "192.0.2.1")], clear)
+    claims.take(node, B, [ADDRESS], clear)
+
+    assert told == [(frozenset({(str(A), PORT)}), frozenset({PORT}))]
+    assert claims.mine(node, A, [PORT]) == frozenset()
+
+
 def test_who_has_no_record_has_nothing(node: Node) -> None:
     claims.take(node, A, [PORT])
 

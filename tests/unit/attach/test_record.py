@@ -355,6 +355,28 @@ def test_records_are_listed_by_network_and_what_cannot_be_read_is_passed_over(re
     assert list(records.of_network("unheard of")) == []
 
 
+def test_of_many_records_none_is_missed_that_is_being_written_anew(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel tells a long folder in parts, and a file that another takes the place of meanwhile is in none."""
+    keys = [Key("net", f"pod{i}", "eth0", "bridge") for i in range(200)]
+    for key in keys:
+        records.write(Record(key, record.COMPLETE, "/run/netns/a", 1, 2, 3, Delegation("", "", ""), {}))
+    listed = record.listdir
+    misses = iter(["pod7@eth0@bridge.json", "pod8@eth0@bridge.json"] * 2)
+
+    def list_but_one(path: str) -> list[str]:
+        names = listed(path)
+        if path.endswith("/net"):
+            names.remove(next(misses))
+        return names
+
+    monkeypatch.setattr(record, "listdir", list_but_one)
+
+    assert sorted(records.every_key()) == sorted(keys)
+    assert sorted(one.key for one in records.all()) == sorted(keys)
+
+
 def test_a_key_whose_file_name_would_be_too_long_is_refused_before_anything_is_written(
     records: Records, tmp_path: Path
 ) -> None:
