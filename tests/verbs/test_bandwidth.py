@@ -181,9 +181,9 @@ def test_no_more_than_the_rate_passes_and_no_less(shaped: Callable[..., Shaped],
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", ["tcp", "udp in trains"])
 @pytest.mark.parametrize("direction", DIRECTIONS)
-@pytest.mark.parametrize("mbit", [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000])
+@pytest.mark.parametrize("mbit", [2, 5, 20, 50, 200, 500])
 def test_what_arrives_is_what_was_asked_for(
     shaped: Callable[..., Shaped], mbit: int, direction: str, protocol: str, record_property: Callable[..., None]
 ) -> None:
@@ -193,7 +193,7 @@ def test_what_arrives_is_what_was_asked_for(
     least = 0.9 if mbit <= 100 else 0
     found: list[float] = []
     while not found or (found[-1] < least and len(found) < 3):
-        found.append(it.passes(direction, protocol, rate, 4).payload)
+        found.append(it.passes(direction, protocol, rate, 2).payload)
     record_property("share of the rate", found)
     print(f"{mbit} Mbit/s {direction} {protocol}: {found}")  # noqa: T201  # to be reported, above 100 Mbit/s
     assert found[-1] >= least, found
