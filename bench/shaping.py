@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
 MBIT = 1_000_000
-NEEDS = ("bridge", "host-local", "bandwidth")
 DIRECTIONS = ("ingress", "egress")
 
 

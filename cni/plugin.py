@@ -156,14 +156,16 @@ def _detach(node: Node, name: str, request: Request, conf: NetConf, environ: Map
 
 def _leaving(plugin: Plugin, conf: NetConf, args: str) -> tuple[Main | None, tuple[Feature, ...]]:
     """What a DEL without a record has to know of features. What is on the node is found by its tag, without the code
-    that knows why it is there; but what a chained plugin wrote into the rules of others bears none."""
-    if plugin.recorded and not plugin.chained:
+    that knows why it is there; but what was written into the rules of others bears none, and only the previous result
+    tells whose it was."""
+    if plugin.recorded and not conf.prev_result:
         return None, ()
     try:
-        return plugin.features(conf, args)
+        main, features = plugin.features(conf, args)
     except CNIError:
         # Whatever the configuration says by now, the pod has to go.
         return None, ()
+    return (None if plugin.recorded else main), features
 
 
 def _attach(

@@ -1,4 +1,4 @@
-"""What the plugins that make a pod's link have in common: how a MAC is asked for, and what a pod's side is like.
+"""What features have in common: how a MAC is asked for, which MTU will do, what the pod's side is like.
 
 The rest of each is its own story, in `cni.features`.
 """
@@ -141,12 +141,19 @@ def tuning(link: str, versions: list[int], dad: bool) -> tuple[Sysctl, ...]:
 
 def mac_of(conf: NetConf, args: Mapping[str, str]) -> str:
     """The MAC asked for: runtimeConfig before args.cni before CNI_ARGS. Raises CNIError 7, or 4 for CNI_ARGS."""
-    for section in (conf.runtime_config, conf.args):
-        mac = section.text("mac")
-        if mac:
-            if not is_mac(mac):
-                raise section.error("mac", MAC_NEED)
-            return mac.lower()
+    return mac_in(conf.runtime_config) or mac_in(conf.args) or mac_in_args(args)
+
+
+def mac_in(section: Section) -> str:
+    """The `mac` of a section, "" where there is none. Raises CNIError 7."""
+    mac = section.text("mac")
+    if mac and not is_mac(mac):
+        raise section.error("mac", MAC_NEED)
+    return mac.lower()
+
+
+def mac_in_args(args: Mapping[str, str]) -> str:
+    """The MAC of CNI_ARGS, "" where there is none. Raises CNIError 4."""
     mac = args.get("MAC", "")
     if mac and not is_mac(mac):
         raise CNIError(INVALID_ENVIRONMENT, f"CNI_ARGS: MAC must be {MAC_NEED}, got {mac}")

@@ -36,12 +36,13 @@ def features(conf: NetConf, args: str) -> tuple[Main, tuple[Feature, ...]]:
             f"{keys.where}: ipam is missing: pods of a routed bridge are told apart by their addresses",
             'for example: "ipam": {"type": "host-local", "subnet": "10.244.0.0/24"}',
         )
-    found: list[Feature] = []
-    found.append(MasqueradeFeature(_networks(keys, "nonMasqueradeCIDRs"), keys.flag("masquerade", True)))
-    if keys.flag("ipspoofchk", True) or keys.flag("macspoofchk", True):
+    exempt = _networks(keys, "nonMasqueradeCIDRs")
+    found: list[Feature] = [MasqueradeFeature(exempt, keys.flag("masquerade", True))]
+    mac, ip = keys.flag("macspoofchk", True), keys.flag("ipspoofchk", True)
+    if mac or ip:
         from cni.features.spoofing import SpoofingFeature
 
-        found.append(SpoofingFeature(keys.flag("macspoofchk", True), keys.flag("ipspoofchk", True)))
+        found.append(SpoofingFeature(mac, ip))
     if conf.runtime_config.has("portMappings"):
         from cni.features.portmap import PortMapFeature
 

@@ -8,7 +8,7 @@ of iptables that conditions consist of in practice (source, destination, interfa
 from __future__ import annotations
 
 from cni.kernel.nft import Fragment
-from cni.key import fnv1a
+from cni.key import digest
 from cni.spec.errors import CNIError, unsupported
 from ipam.address import BITS
 from ipam.address import Interface as Prefixed
@@ -82,7 +82,7 @@ def fragment(version: int, condition: str) -> Fragment:
 
 
 def _name(version: int, condition: str) -> str:
-    return f"{fnv1a(f'{version} {condition}'.encode('utf-8', 'surrogateescape')):016x}"
+    return digest(f"{version} {condition}")
 
 
 def _is_balanced(text: str) -> bool:

@@ -15,6 +15,19 @@ version: Final = "podwire 1"
 """To be raised with every change of a rule: a test knows the text that goes with it."""
 
 
+# What the features' chains accept they accept for all, so the order counts.
+_FRAMES: Final = """\
+table bridge podwire {
+	chain frames {
+		type filter hook prerouting priority dstnat; policy accept;
+		jump known
+		jump routed
+		jump spoofing
+	}
+}
+"""
+
+
 def text(family: str) -> str:
     """The table of a family, "inet" or "bridge", in nft's words."""
     from cni.features import firewall, masquerade, portmap, routed, spoofing
@@ -22,6 +35,6 @@ def text(family: str) -> str:
 
     rules: dict[str, tuple[str, ...]] = {
         "inet": (masquerade.RULES, portmap.RULES, firewall.RULES),
-        "bridge": (spoofing.BRIDGE_RULES, routed.BRIDGE_RULES, firewall.BRIDGE_RULES),
+        "bridge": (spoofing.BRIDGE_RULES, routed.BRIDGE_RULES, firewall.BRIDGE_RULES, _FRAMES),
     }
     return f'table {family} {TABLE} {{\n\tcomment "{version}"\n}}\n' + "".join(rules[family])

@@ -100,26 +100,8 @@ class Wanted(NamedTuple):
         moved = other._replace(
             ips=tuple([ip if ip.interface is None else ip._replace(interface=ip.interface + shift) for ip in other.ips])
         )
-        return Wanted(
-            self.switches + moved.switches,
-            self.settings + moved.settings,
-            self.fragments + moved.fragments,
-            self.elements + moved.elements,
-            self.openings + moved.openings,
-            self.veths + moved.veths,
-            self.ifbs + moved.ifbs,
-            self.fences + moved.fences,
-            self.tuning + moved.tuning,
-            self.amends + moved.amends,
-            self.pod + moved.pod,
-            self.node + moved.node,
-            self.flows + moved.flows,
-            self.interfaces + moved.interfaces,
-            self.amended + moved.amended,
-            self.ips + moved.ips,
-            self.routes + moved.routes,
-            self.reported + moved.reported,
-        )
+        # Field by field, so that no group can be forgotten. That each stays of its kind, the type checker can't see.
+        return Wanted(*[ours + others for ours, others in zip(self, moved)])  # type: ignore[arg-type]
 
 
 if TYPE_CHECKING:

@@ -167,9 +167,7 @@ def _ifb(name: Any, mtu: Any, mac: Any) -> object:
     return Ifb(text(name), _number(mtu), text(mac))
 
 
-def _link(
-    link: Any, mac: Any = "", mtu: Any = None, promisc: Any = None, allmulti: Any = None, txqlen: Any = None
-) -> object:
+def _link(link: Any, mac: Any, mtu: Any, promisc: Any, allmulti: Any, txqlen: Any) -> object:
     from cni.kernel.linksettings import LinkSettings
 
     return LinkSettings(
@@ -212,20 +210,20 @@ def _fragment(name: Any, content: Any) -> object:
     return Fragment(text(name), text(content))
 
 
-def _element(of: Any, kind: Any, content: Any, tag: Any, claim: Any = None, family: Any = "inet") -> object:
+def _element(of: Any, kind: Any, content: Any, tag: Any, claim: Any, family: Any) -> object:
     from cni.kernel.nft import Claim, Element
 
     claimed = None if claim is None else Claim(*[text(part) for part in claim])
     return Element(text(of), text(kind), text(content), text(tag), claimed, text(family))
 
 
-def _forward(address: Any, backend: Any = "", admin_chain: Any = "CNI-ADMIN", zone: Any = "trusted") -> object:
+def _forward(address: Any, backend: Any, admin_chain: Any, zone: Any) -> object:
     from cni.kernel.forwarding import ForwardOpening
 
     return ForwardOpening(Address.parse(address), text(backend), text(admin_chain), text(zone))
 
 
-def _flow(protocol: Any, port: Any, address: Any, host: Any = None) -> object:
+def _flow(protocol: Any, port: Any, address: Any, host: Any) -> object:
     from cni.kernel.conntrack import Flow
 
     return Flow(_number(protocol), _number(port), Address.parse(address), _maybe(Address.parse, host))

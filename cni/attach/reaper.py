@@ -11,8 +11,8 @@ caller goes on at the announcement.
 
 Since Linux 6.2 the announcement of one link comes to the requesting socket, which caller and helper share (NLM_F_ECHO);
 before that, and for several links, to a socket that is bound to the group of all link news. Either way the
-acknowledgement is the end: a refusal
-is an error, a helper that dies leaves the work to the caller, and so does a kernel that has no process for it.
+acknowledgement is the end: a refusal is an error, a helper that dies leaves the work to the caller, and so does a
+kernel that has no process for it.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from cni.lean import posix, select, signal, socket, time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Final
 
     from cni.attach.node import Node
@@ -73,20 +74,9 @@ def delete(node: Node, found: list[Link]) -> None:
         poll = select.poll()
         for fd in (node.nl.fileno(), listener.fileno(), reader):
             poll.register(fd, select.POLLIN)
-        # No signal in between, or an interrupt would make a second caller of the helper; which goes on without them.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        try:
-            helper = posix.fork()
-            if not helper:
-                _help(node, request, sequence, NLM_F_ACK | (NLM_F_ECHO if echo else 0), writer)
-            node.helpers.append(helper)
-        except OSError:
-            helper = 0
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        if not helper:
-            # No process to be had (EAGAIN, ENOMEM, a seccomp filter's EPERM): then we wait ourselves.
-            node.nl.do(request)
+        flags = NLM_F_ACK | (NLM_F_ECHO if echo else 0)
+        if not _started(node, lambda: _send(node, request, sequence, flags, writer)):
+            node.nl.do(request)  # then we wait ourselves
             return
         posix.close(writer)
         writer = -1
@@ -100,13 +90,30 @@ def delete(node: Node, found: list[Link]) -> None:
             monitor.close()
 
 
-def _help(node: Node, request: Request, sequence: int, flags: int, pipe: int) -> None:
-    """The helper: sends the request, which takes as long as the kernel takes, and ends. Never returns."""
+def _started(node: Node, work: Callable[[], None]) -> bool:
+    """Has a helper do this and end. False where there is no process to be had (EAGAIN, ENOMEM, a seccomp filter's
+    EPERM)."""
+    # No signal in between, or an interrupt would make a second caller of the helper; which goes on without them.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        _keep(node.nl.fileno(), pipe, *node.lingering())
-        node.nl.send(request, sequence, flags)
+        helper = posix.fork()
+        if not helper:
+            try:
+                work()
+            finally:
+                posix._exit(0)
+        node.helpers.append(helper)
+    except OSError:
+        return False
     finally:
-        posix._exit(0)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    return True
+
+
+def _send(node: Node, request: Request, sequence: int, flags: int, pipe: int) -> None:
+    """The helper's part: sends the request, which takes as long as the kernel takes."""
+    _keep(node.nl.fileno(), pipe, *node.lingering())
+    node.nl.send(request, sequence, flags)
 
 
 def _keep(*descriptors: int) -> None:
@@ -126,21 +133,8 @@ def linger(node: Node) -> None:
 
     Its last holder waits, when it closes it, until the kernel has freed what elements anyone deleted: a grace period.
     """
-    if node.helpers or not node.lingering():
-        return
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        helper = posix.fork()
-        if not helper:
-            try:
-                _keep(*node.lingering())
-            finally:
-                posix._exit(0)
-        node.helpers.append(helper)
-    except OSError:
-        pass  # no process to be had: then we wait
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if not node.helpers and node.lingering():
+        _started(node, lambda: _keep(*node.lingering()))  # without one, we wait
 
 
 def _announced(

@@ -31,7 +31,7 @@ def complete(node: Node, families: Iterable[str], fragments: Sequence[Fragment])
         restore(node, families)
     there = set()
     for family in families:
-        there.update([one.rpartition("_")[2] for one in nftlist.names(node.nf, family)])
+        there.update([one.name.rpartition("_")[2] for one in nftlist.declared(node.nf, family)])
     for fragment in fragments:
         if fragment.name not in there:
             ruleset.load(fragment.text)

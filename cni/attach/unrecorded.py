@@ -21,14 +21,14 @@ def remove(node: Node, call: Call) -> None:
     """Without a record: what bears our tag, or else what the previous result says was made for this attachment.
 
     So a pod that the reference plugins attached is detached by us. An interface of that name which neither
-    knows of was never this network's, and stays. To a
-    chained plugin the result tells of what others made, who are asked to take it away next.
+    knows of was never this network's, and stays. To a chained plugin the result tells of what others made, who are
+    asked to take it away next.
     """
     failures = Failures()
     with failures:
         delete_links(node, call.key)
     with failures:
-        drop_tagged(node, call.key)
+        _drop_tagged(node, call.key)
     if call.features and call.prev:
         with failures:
             _drop_openings(node, call)
@@ -40,7 +40,7 @@ def remove(node: Node, call: Call) -> None:
     node.records.remove(call.key)  # one that could not be read
 
 
-def drop_tagged(node: Node, key: Key) -> None:
+def _drop_tagged(node: Node, key: Key) -> None:
     """The elements of our tables that bear the attachment's tag."""
     if node.tables():
         from cni.attach import tables

@@ -201,8 +201,8 @@ PODWIRE: Final[Schema] = {
             False,
         ),
         "ingressPolicy": _text(
-            "Who may open connections to a pod: anybody (`open`), pods of the same bridge (`same-bridge`) or nobody of "
-            "the node's pods (`isolated`).",
+            "Which pods of the node reach a pod: all (`open`), of those on bridges with a policy its own bridge's "
+            "alone (`same-bridge`), or of these none (`isolated`). The node and what is outside always do.",
             enum=["open", "same-bridge", "isolated"],
             default="open",
         ),

@@ -30,11 +30,8 @@ if TYPE_CHECKING:
     from cni.spec.result import IPConfig, Route
     from cni.wanted import Pod
 
-# Keys that the reference has and this does not, with the values that ask for nothing.
-_UNSUPPORTED = {
-    "vlan": "bridge VLAN filtering is not implemented",
-    "vlanTrunk": "bridge VLAN filtering is not implemented",
-}
+# What the reference does and this doesn't.
+_UNSUPPORTED = ("vlan", "vlanTrunk")
 
 
 class BridgeFeature(NamedTuple):
@@ -60,9 +57,9 @@ class BridgeFeature(NamedTuple):
     def parse(cls, conf: NetConf, args: Mapping[str, str]) -> Self:
         """Raises CNIError 7 for what can't be, 2 for what the reference does and this doesn't."""
         keys = conf.keys
-        for key, why in _UNSUPPORTED.items():
-            if keys.raw(key) not in (None, False, 0, "", []):
-                raise unsupported(keys.where, key, keys.raw(key), why)
+        for key in _UNSUPPORTED:
+            if keys.raw(key) not in (None, False, 0, "", []):  # which ask for nothing
+                raise unsupported(keys.where, key, keys.raw(key), "bridge VLAN filtering is not implemented")
         feature = cls(
             bridge=pods.link_name(keys, "bridge") or "cni0",
             mtu=keys.integer("mtu", least=0, most=pods.LARGEST_MTU),

@@ -22,8 +22,8 @@ rules too where br_netfilter is on, and come to the same end.
 from __future__ import annotations
 
 from cni.kernel.forwarding import ADMIN_CHAIN, BACKENDS, ZONE, ForwardOpening
-from cni.kernel.nft import TABLE, Claim, Element, Fragment
-from cni.key import fnv1a
+from cni.kernel.nft import TABLE, Claim, Element, Fragment, require_writable
+from cni.key import digest
 from cni.lean import NamedTuple
 from cni.spec.errors import INVALID_CONFIG, CNIError
 from cni.wanted import Wanted
@@ -46,11 +46,14 @@ table inet {TABLE} {{
 	set guarded6 {{ type ifname . ipv6_addr; }}
 	set guarded_links {{ type ifname; }}
 	set guarded_loops {{ type ifname . ifname; }}
+	chain links {{
+		iifname . oifname @guarded_loops accept
+		oifname . ip daddr @guarded4 drop
+		oifname . ip6 daddr @guarded6 drop
+	}}
 	chain isolation {{
 		type filter hook forward priority filter; policy accept;
-		iifname . oifname @guarded_loops accept
-		iifname @guarded_links oifname . ip daddr @guarded4 drop
-		iifname @guarded_links oifname . ip6 daddr @guarded6 drop
+		iifname @guarded_links jump links
 	}}
 }}
 """
@@ -89,8 +92,6 @@ table inet {TABLE} {{
 """With a bridge's name for % and, where @ ends a name, the hash of it."""
 
 _TYPES: Final = {4: "ipv4_addr", 6: "ipv6_addr"}
-_NOT_QUOTED: Final = frozenset('"*\\')
-"""What means something to nft between quotes."""
 _LONGEST_CHAIN: Final = 28  # iptables(8)
 
 
@@ -133,16 +134,16 @@ class FirewallFeature(NamedTuple):
         )
         if self.policy == OPEN:
             return Wanted(openings=openings)
-        if not pod.iif or _NOT_QUOTED.intersection(pod.iif):
-            by = f"comes by {pod.iif!a}, a name that rules can't have" if pod.iif else "has no veth to the node"
+        if not pod.iif:
             raise CNIError(
                 INVALID_CONFIG,
-                f"firewall: ingressPolicy is {self.policy}, and {pod.ifname} {by}",
+                f"firewall: ingressPolicy is {self.policy}, and {pod.ifname} has no veth to the node",
                 "name firewall behind bridge, ptp or podwire, or remove ingressPolicy",
             )
+        require_writable(pod.iif)
         if pod.iif == pod.port:
             return Wanted(elements=_of_link(pod, addresses), openings=openings)
-        bridge = f"{fnv1a(pod.iif.encode('utf-8', 'surrogateescape')):016x}"
+        bridge = digest(pod.iif)
         elements = [_guarded(pod, one) for one in addresses]
         for one in addresses:
             kind = _TYPES[one.version]

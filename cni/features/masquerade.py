@@ -10,7 +10,7 @@ Keys name the link by which a pod's packets come beside its address: another bri
 from __future__ import annotations
 
 from cni.kernel.nft import Claim, Element, Fragment, require_writable
-from cni.key import fnv1a
+from cni.key import digest
 from cni.lean import NamedTuple
 from cni.wanted import Wanted
 from ipam.address import BITS, Network
@@ -102,7 +102,7 @@ def _fragment(versions: Sequence[int], exempt: Sequence[Network]) -> Fragment:
     """The rules for pods with addresses of these versions that are not masqueraded towards `exempt`."""
     networks = {v: _apart([_MULTICAST[v], *[one for one in exempt if one.version == v]]) for v in versions}
     told = {v: ", ".join([str(one) for one in networks[v]]) for v in versions}
-    name = f"{fnv1a(' '.join(told.values()).encode()):016x}"
+    name = digest(" ".join(told.values()))
     sets = rules = ""
     for version in versions:
         sets += _SET.format(v=version, name=name)

@@ -163,12 +163,12 @@ class PortMapFeature(NamedTuple):
         """Nothing, where no port is mapped. Raises CNIError for a mapping that this pod can't have."""
         if not self.mappings:
             return Wanted()
-        if self._snats(pod) or self.masquerade_all:
-            require_writable(pod.iif)
         if self.masquerade_all and not pod.iif:
             raise unsupported(
                 "portmap", "masqAll", True, f"{pod.ifname} has no other end on the node, by which its packets would go"
             )
+        if self._snats(pod) or self.masquerade_all:
+            require_writable(pod.iif)
         addresses: dict[int, Address] = {}
         for ip in pod.ips:
             addresses.setdefault(ip.address.address.version, ip.address.address)

@@ -12,7 +12,7 @@ there). So the ports can't simply be isolated, which would end such frames; they
 when they came, and may leave where they came in, for a service that leads back to its client.
 
 The kernel would tell a pod of the shorter way that it then sees, by an ICMP redirect; the packet filter drops these
-(see `masquerade`). What is given up is multicast and broadcast between pods. Throughput: docs/bench.md.
+(see `masquerade`). What is given up is multicast and broadcast between pods. Throughput: docs/bench-kubernetes.md.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from cni.kernel.inet import LinkAddress, LinkRoute
 from cni.kernel.nft import Element, require_writable
 from cni.kernel.ports import BridgePort, LinkUp
 from cni.lean import NamedTuple
-from ipam.address import BITS, Network
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,18 +28,24 @@ if TYPE_CHECKING:
 
     from cni.kernel.ports import Bridge
     from cni.wanted import Main, Pod, Wanted
-    from ipam.address import Address
 
 BRIDGE_RULES: Final = """\
 table bridge podwire {
 	set routed_ports { type ifname; }
 	# A port, and its bridge's own MAC.
 	set gateways { type ifname . ether_addr; }
+	# A port, the pod's MAC, the gateway's, an address of the pod.
+	set known4 { type ifname . ether_addr . ether_addr . ipv4_addr; }
+	set known6 { type ifname . ether_addr . ether_addr . ipv6_addr; }
 
+	# All that a pod has to say, but for neighbour discovery: one look, where the checks behind this take seven.
+	chain known {
+		iifname . ether saddr . ether daddr . ip saddr @known4 accept
+		meta l4proto != icmpv6 iifname . ether saddr . ether daddr . ip6 saddr @known6 accept
+	}
 	chain routed {
-		type filter hook prerouting priority dstnat; policy accept;
 		# What is for many reaches the node; that it goes no further the ports see to.
-		ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 accept
+		ether daddr & 01:00:00:00:00:00 == 01:00:00:00:00:00 return
 		iifname @routed_ports iifname . ether daddr != @gateways drop
 	}
 }
@@ -69,25 +74,20 @@ class RoutedFeature(NamedTuple):
         require_writable(pod.port)
         switched = self.switch.wanted(pod)
         gateways = dict.fromkeys([ip.gateway for ip in switched.ips if ip.gateway])
-        ways = [LinkRoute(pod.ifname, _host(gateway)) for gateway in gateways]
+        ways = [LinkRoute(pod.ifname, gateway.alone().network) for gateway in gateways]
         addresses = [one._replace(prefix_route=False) for one in switched.pod if isinstance(one, LinkAddress)]
         rest = [one for one in switched.pod if not isinstance(one, (LinkAddress, LinkUp))]
         return switched._replace(
             pod=(LinkUp(pod.ifname), *addresses, *ways, *rest),
             node=(BridgePort(pod.port, hairpin=True, isolated=False, flooded=False), *switched.node),
-            elements=(
-                Element("routed_ports", "ifname", pod.port, pod.tag, family="bridge"),
-                Element(
-                    "gateways",
-                    "ifname . ether_addr",
-                    f"{pod.port} . {pod.seen[pod.iif].mac}",
-                    pod.tag,
-                    family="bridge",
-                ),
-            ),
+            elements=tuple([Element(of, kind, text, pod.tag, family="bridge") for of, kind, text in self._known(pod)]),
         )
 
-
-def _host(address: Address) -> Network:
-    """The network that is this address alone."""
-    return Network(address.version, address.value, BITS[address.version])
+    @staticmethod
+    def _known(pod: Pod) -> list[tuple[str, str, str]]:
+        port, gateway = pod.port, pod.seen[pod.iif].mac
+        known = [("routed_ports", "ifname", port), ("gateways", "ifname . ether_addr", f"{port} . {gateway}")]
+        for address in dict.fromkeys([ip.address.address for ip in pod.ips]):
+            kind = f"ifname . ether_addr . ether_addr . ipv{address.version}_addr"
+            known.append((f"known{address.version}", kind, f"{port} . {pod.mac} . {gateway} . {address}"))
+        return known

@@ -35,7 +35,6 @@ table bridge podwire {
 	set targets6 { typeof iifname . @th,64,128; }
 
 	chain spoofing {
-		type filter hook prerouting priority dstnat; policy accept;
 		iifname @mac_ports iifname . ether saddr != @macs drop
 		# What is neither IP nor ARP, or hides it behind a VLAN tag, has no sender that could be looked up.
 		iifname @ip_ports ether type vmap { ip : goto senders4, arp : goto senders_arp, ip6 : goto senders6 }

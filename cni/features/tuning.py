@@ -14,8 +14,7 @@ from cni import pods
 from cni.kernel.linksettings import LinkSettings, PortMtu
 from cni.kernel.sysctl import Sysctl
 from cni.lean import NamedTuple
-from cni.spec.errors import INVALID_CONFIG, INVALID_ENVIRONMENT, CNIError, shown
-from cni.spec.request import MAC_NEED, is_mac
+from cni.spec.errors import INVALID_CONFIG, CNIError, shown
 from cni.spec.result import Interface
 from cni.wanted import Wanted
 
@@ -166,19 +165,5 @@ def _twice(path: str) -> CNIError:
 def _mac(conf: NetConf, args: Mapping[str, str]) -> str:
     """The MAC asked for: args.cni before runtimeConfig before CNI_ARGS before the configuration."""
     if conf.args.has("mac"):
-        return _checked(conf.args)
-    if conf.runtime_config.text("mac"):
-        return _checked(conf.runtime_config)
-    mac = args.get("MAC", "")
-    if mac:
-        if not is_mac(mac):
-            raise CNIError(INVALID_ENVIRONMENT, f"CNI_ARGS: MAC must be {MAC_NEED}, got {mac}")
-        return mac.lower()
-    return _checked(conf.keys)
-
-
-def _checked(section: Section) -> str:
-    mac = section.text("mac")
-    if mac and not is_mac(mac):
-        raise section.error("mac", MAC_NEED)
-    return mac.lower()
+        return pods.mac_in(conf.args)
+    return pods.mac_in(conf.runtime_config) or pods.mac_in_args(args) or pods.mac_in(conf.keys)

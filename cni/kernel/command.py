@@ -1,8 +1,9 @@
 """Runs a command of the node's, for what the kernel is told through no interface of its own: `iptables-restore`,
-`firewall-cmd`.
+`firewall-cmd`, and `nft` where its library isn't there.
 
 What goes in and what comes out are files in memory, so neither side ever waits for the other to read, and a daemon that
-a command leaves behind holds nobody up. The command gets nothing else of ours: every descriptor is close-on-exec.
+a command leaves behind holds nobody up. The command gets nothing else of ours: every descriptor is close-on-exec, but
+for a lock that is passed on. There is no timeout; the runtime above us has one.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def ended(argv: Sequence[str], stdin: bytes = b"", places: Sequence[str] = PLACE
     files: list[int] = []
     try:
         for content in (stdin, b"", b"", b""):
-            files.append(_file(content))
+            files.append(file_of(content))
         status = _status(_started(path, argv, files, places), files[3], argv)
         return Ended(status, _read(files[1]), _read(files[2]).decode("utf-8", "replace"))
     finally:
@@ -129,8 +130,8 @@ def _unwaitable() -> bool:
     return signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
 
 
-def _file(content: bytes) -> int:
-    """A file in memory, open at its start, whose number is none that the command is to have."""
+def file_of(content: bytes) -> int:
+    """A file in memory, open at its start, whose number is none that a command is to have."""
     try:
         fd = posix.memfd_create("podwire", posix.MFD_CLOEXEC)
     except AttributeError:  # an interpreter built for an old libc; /run is memory too

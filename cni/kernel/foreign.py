@@ -34,9 +34,6 @@ if TYPE_CHECKING:
     from ipam.address import Address
 
 # linux/netfilter/nf_tables.h
-NFT_MSG_GETCHAIN: Final = 0xA04
-NFTA_CHAIN_TABLE: Final = 1
-NFTA_CHAIN_NAME: Final = 3
 NFTA_CHAIN_HOOK: Final = 4
 NFTA_CHAIN_POLICY: Final = 5
 NFTA_CHAIN_USE: Final = 6
@@ -72,8 +69,8 @@ class Chain(NamedTuple):
         at_forward = int.from_bytes(hook.get(NFTA_HOOK_HOOKNUM, b"\xff"), "big") == NF_INET_FORWARD
         policy = int.from_bytes(found.get(NFTA_CHAIN_POLICY, b"\xff"), "big")
         return cls(
-            as_text(found.get(NFTA_CHAIN_TABLE, b"")),
-            as_text(found.get(NFTA_CHAIN_NAME, b"")),
+            as_text(found.get(nft.NFTA_CHAIN_TABLE, b"")),
+            as_text(found.get(nft.NFTA_CHAIN_NAME, b"")),
             int.from_bytes(found.get(NFTA_CHAIN_USE, b""), "big"),
             at_forward and policy == NF_DROP,
         )
@@ -81,8 +78,8 @@ class Chain(NamedTuple):
 
 def chain(nl: Socket, family: str, table: str, name: str) -> Chain | None:
     """Raises NetlinkError."""
-    body = nft.nfgenmsg(family) + text(NFTA_CHAIN_TABLE, table) + text(NFTA_CHAIN_NAME, name)
-    request = Request(NFT_MSG_GETCHAIN, 0, body, f"nft list chain {family} {table} {name}", fine=_NOTHING)
+    body = nft.nfgenmsg(family) + text(nft.NFTA_CHAIN_TABLE, table) + text(nft.NFTA_CHAIN_NAME, name)
+    request = Request(nft.NFT_MSG_GETCHAIN, 0, body, f"nft list chain {family} {table} {name}", fine=_NOTHING)
     message = nl.get(request)
     return Chain.parse(message) if message else None
 
@@ -92,7 +89,7 @@ def table_is_there(nl: Socket, family: str, table: str) -> bool:
     return bool(nl.get(Request(nft.NFT_MSG_GETTABLE, 0, body, f"nft list table {family} {table}", fine=_NOTHING)))
 
 
-def let_pass(nl: Socket, opening: ForwardOpening, *, asked: bool = False) -> None:
+def let_pass(nl: Socket, opening: ForwardOpening, *, asked: bool) -> None:
     """There already is fine."""
     address = opening.address
     for family, table, dropping in _dropping(nl, address.version):
@@ -114,7 +111,7 @@ def let_pass_no_more(nl: Socket, opening: ForwardOpening) -> None:
     nft.transact(nl, deleting)
 
 
-def lets_pass(nl: Socket, opening: ForwardOpening, *, asked: bool = False) -> bool:
+def lets_pass(nl: Socket, opening: ForwardOpening, *, asked: bool) -> bool:
     address = opening.address
     return all(
         _is_prepared(nl, family, table, dropping)
@@ -152,7 +149,7 @@ def _tables(nl: Socket, family: str) -> list[str]:
 
 
 def _chains(nl: Socket, family: str) -> list[Chain]:
-    messages = nl.dump(Request(NFT_MSG_GETCHAIN, 0, nft.nfgenmsg(family), f"nft list chains {family}", _NOTHING))
+    messages = nl.dump(Request(nft.NFT_MSG_GETCHAIN, 0, nft.nfgenmsg(family), f"nft list chains {family}", _NOTHING))
     return [Chain.parse(message) for message in messages]
 
 

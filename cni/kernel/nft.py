@@ -54,11 +54,14 @@ NFNL_MSG_BATCH_END: Final = 17
 NFNL_SUBSYS_NFTABLES: Final = 10
 # linux/netfilter/nf_tables.h; the subsystem stands above the message in the type of a netlink message
 NFT_MSG_GETTABLE: Final = 0xA01
+NFT_MSG_GETCHAIN: Final = 0xA04
 NFT_MSG_NEWSETELEM: Final = 0xA0C
 NFT_MSG_GETSETELEM: Final = 0xA0D
 NFT_MSG_DELSETELEM: Final = 0xA0E
 NFTA_TABLE_NAME: Final = 1
 NFTA_TABLE_USERDATA: Final = 6
+NFTA_CHAIN_TABLE: Final = 1
+NFTA_CHAIN_NAME: Final = 3
 NFTA_LIST_ELEM: Final = 1
 NFTA_SET_ELEM_LIST_TABLE: Final = 1
 NFTA_SET_ELEM_LIST_SET: Final = 2

@@ -1,7 +1,7 @@
-"""nf_tables read back: the sets of our table and what is in them, and whose chains drop what is forwarded.
+"""nf_tables read back: what our table has, and what is in its sets.
 
-For those who ask about all pods at once (GC, CHECK of a network, a firewall that has to be opened): it costs
-what there is on the node, so an ADD or a DEL of a pod has no use for it.
+For those who ask about all pods at once (GC, whoever makes tables, a DEL without a record): it costs what there is on
+the node, so the usual ADD or DEL of a pod has no use for it.
 
 A set's declaration tells its key's type as a number: six bits a field, the last field lowest. The numbers
 are nft's, which the kernel keeps for it and doesn't understand.
@@ -14,7 +14,10 @@ from __future__ import annotations
 from cni.kernel.netlink import Request, as_text, attributes, fixed, text
 from cni.kernel.nft import (
     MISSING,
+    NFT_MSG_GETCHAIN,
     NFT_MSG_GETSETELEM,
+    NFTA_CHAIN_NAME,
+    NFTA_CHAIN_TABLE,
     NFTA_DATA_VALUE,
     NFTA_DATA_VERDICT,
     NFTA_SET_ELEM_DATA,
@@ -43,14 +46,8 @@ if TYPE_CHECKING:
     from cni.kernel.netlink import Socket
 
 # linux/netfilter/nf_tables.h
-NFT_MSG_GETCHAIN: Final = 0xA04
 NFT_MSG_GETRULE: Final = 0xA07
 NFT_MSG_GETSET: Final = 0xA0A
-NFTA_CHAIN_TABLE: Final = 1
-NFTA_CHAIN_NAME: Final = 3
-NFTA_CHAIN_HOOK: Final = 4
-NFTA_CHAIN_POLICY: Final = 5
-NFTA_HOOK_HOOKNUM: Final = 1
 NFTA_RULE_TABLE: Final = 1
 NFTA_SET_TABLE: Final = 1
 NFTA_SET_NAME: Final = 2
@@ -62,9 +59,6 @@ NFT_SET_INTERVAL: Final = 0x4
 NFT_SET_MAP: Final = 0x8
 NFT_SET_OBJECT: Final = 0x40
 NFT_DATA_VERDICT: Final = 0xFFFFFF00
-# linux/netfilter.h
-NF_DROP: Final = 0
-NF_INET_FORWARD: Final = 2
 
 # By nft's number: the word, and how many bytes such a field has.
 _TYPES: Final = {
@@ -93,12 +87,6 @@ class Declared(NamedTuple):
     """Of a set or map, as an `Element` has it; "" where none of ours can be in it: intervals, types unknown to us."""
 
 
-class Chain(NamedTuple):
-    family: str
-    table: str
-    name: str
-
-
 def declared(nl: Socket, family: str) -> list[Declared]:
     """What our table has a name for: none where it isn't there. Chains first, whose rules name the others.
 
@@ -123,11 +111,6 @@ def declared(nl: Socket, family: str) -> list[Declared]:
     return found
 
 
-def names(nl: Socket, family: str) -> list[str]:
-    """Of our table's chains, sets and maps, in this order. Raises NetlinkError."""
-    return [one.name for one in declared(nl, family)]
-
-
 def has_rules(nl: Socket, family: str) -> bool:
     """Whether any rule is in our table: `nft flush table` leaves chains and sets, and takes all of these."""
     told = _listed(nl, NFT_MSG_GETRULE, family, f"table {family} {TABLE}", text(NFTA_RULE_TABLE, TABLE))
@@ -140,10 +123,10 @@ def elements(nl: Socket, family: str) -> list[Element]:
     The kernel tells a large set in parts and counts how far it got: one that comes or goes meanwhile makes it miss
     another. Who needs all of them keeps others from changing the sets.
     """
-    return [element for one in declared(nl, family) if one.type for element in elements_in(nl, one)]
+    return [element for one in declared(nl, family) if one.type for element in _elements_of(nl, one)]
 
 
-def elements_in(nl: Socket, of: Declared) -> list[Element]:
+def _elements_of(nl: Socket, of: Declared) -> list[Element]:
     """Those of one set, which has a type; none where it isn't there."""
     body = text(NFTA_SET_ELEM_LIST_TABLE, TABLE) + text(NFTA_SET_ELEM_LIST_SET, of.name)
     what = f"{of.kind} {of.family} {TABLE} {of.name}"
@@ -157,22 +140,6 @@ def elements_in(nl: Socket, of: Declared) -> list[Element]:
             tag = comment_in(one.get(NFTA_SET_ELEM_USERDATA, b""))
             found[told] = Element(of.name, of.type, told, tag, family=of.family)
     return list(found.values())
-
-
-def dropping_forward_chains(nl: Socket) -> list[Chain]:
-    """Others' chains in which a packet that is forwarded is dropped, unless a rule accepts it. Raises NetlinkError.
-
-    Those of iptables-nft are among them, in its table "filter"; those of iptables-legacy are not nf_tables'.
-    """
-    return [
-        Chain(family, as_text(one[NFTA_CHAIN_TABLE]), as_text(one[NFTA_CHAIN_NAME]))
-        for family in ("ip", "ip6", "inet")
-        for one in _listed(nl, NFT_MSG_GETCHAIN, family, f"chains {family}", b"")
-        if NFTA_CHAIN_HOOK in one
-        and _number(attributes(one[NFTA_CHAIN_HOOK]), NFTA_HOOK_HOOKNUM) == NF_INET_FORWARD
-        and _number(one, NFTA_CHAIN_POLICY) == NF_DROP
-        and not (family == "inet" and as_text(one[NFTA_CHAIN_TABLE]) == TABLE)
-    ]
 
 
 def decoded(type: str, packed: bytes) -> str:

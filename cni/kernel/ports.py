@@ -106,14 +106,7 @@ class Bridge(NamedTuple):
 
     def make(self) -> Request:
         """Makes the bridge, down: what must hold before its first packet is set before `up`."""
-        body = (
-            ifinfomsg()
-            + text(IFLA_IFNAME, self.name)
-            + mac(IFLA_ADDRESS, self.mac)
-            + (u32(IFLA_MTU, self.mtu) if self.mtu else b"")
-            + nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "bridge"))
-        )
-        what = f"ip link add {self.name} address {self.mac}{f' mtu {self.mtu}' if self.mtu else ''} type bridge"
+        body, what = _alone("bridge", self.name, self.mac, self.mtu)
         # Fifty first pods of a node come at once: one of them makes the bridge.
         return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what, fine=frozenset({errno.EEXIST}))
 
@@ -139,14 +132,7 @@ class Ifb(NamedTuple):
 
     def make(self) -> Request:
         """Makes it, down. Without EEXIST tolerance: a name that is taken belongs to somebody else."""
-        body = (
-            ifinfomsg()
-            + text(IFLA_IFNAME, self.name)
-            + mac(IFLA_ADDRESS, self.mac)
-            + (u32(IFLA_MTU, self.mtu) if self.mtu else b"")
-            + nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "ifb"))
-        )
-        what = f"ip link add {self.name} address {self.mac}{f' mtu {self.mtu}' if self.mtu else ''} type ifb"
+        body, what = _alone("ifb", self.name, self.mac, self.mtu)
         return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what, option="CONFIG_IFB")
 
     def drop(self, index: int) -> Request:
@@ -154,6 +140,18 @@ class Ifb(NamedTuple):
 
     def find(self, nl: Socket) -> Link | None:
         return links.find(nl, self.name)
+
+
+def _alone(kind: str, name: str, address: str, mtu: int) -> tuple[bytes, str]:
+    """A new link that has no other end: as a message, and in the words of `ip`."""
+    body = (
+        ifinfomsg()
+        + text(IFLA_IFNAME, name)
+        + mac(IFLA_ADDRESS, address)
+        + (u32(IFLA_MTU, mtu) if mtu else b"")
+        + nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind))
+    )
+    return body, f"ip link add {name} address {address}{f' mtu {mtu}' if mtu else ''} type {kind}"
 
 
 class LinkUp(NamedTuple):

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import errno
 
+from cni.kernel import command
+from cni.kernel.command import PLACES
 from cni.kernel.netlink import Refused
 from cni.kernel.nft import connect
-from cni.lean import fcntl, posix, signal
+from cni.lean import posix
 from cni.spec.errors import NOT_AVAILABLE, CNIError, shown
 
 TYPE_CHECKING = False
@@ -22,11 +24,8 @@ if TYPE_CHECKING:
     from typing import Final
 
 LIBRARY: Final = "libnftables.so.1"
-PLACES: Final = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/bin", "/bin", "/usr/local/bin")
-"""Where `nft` may be; the environment's PATH is the runtime's and may be anything."""
-
-_WHAT = "nft -f -"
-_SAID_BYTES = 1 << 16
+_COMMAND: Final = ("nft", "-f", "-")
+_WHAT: Final = " ".join(_COMMAND)
 
 # What a rule needs of the kernel, by words in it; the first that fits.
 _OPTIONS: Final = (
@@ -79,7 +78,7 @@ def by_library(text: str) -> bool:
         library.nft_ctx_buffer_output(context)
         library.nft_ctx_buffer_error(context)
         # From a file: of a text in memory it would show the first line, whichever the error is in.
-        file = _file(text)
+        file = command.file_of(text.encode("utf-8", "surrogateescape"))
         try:
             failed = library.nft_run_cmd_from_filename(context, f"/proc/self/fd/{file}".encode())
         finally:
@@ -93,58 +92,13 @@ def by_library(text: str) -> bool:
 
 
 def by_command(text: str, places: Sequence[str] = ()) -> bool:
-    """Raises Refused, and OSError where it can't be executed."""
-    for place in places or PLACES:
-        command = f"{place}/nft"
-        try:
-            posix.stat(command)
-        except OSError:
-            continue
-        break
-    else:
+    """Raises Refused, where it can't be executed too."""
+    if not command.find(_COMMAND[0], places or PLACES):
         return False
-    stdin = _file(text)
-    stdout = _file("")
-    try:
-        pid = posix.posix_spawn(
-            command,
-            [command, "-f", "-"],
-            {"LC_ALL": "C"},
-            file_actions=[
-                (posix.POSIX_SPAWN_DUP2, stdin, 0),
-                (posix.POSIX_SPAWN_DUP2, stdout, 1),
-                (posix.POSIX_SPAWN_DUP2, stdout, 2),
-            ],
-            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
-        )
-        try:
-            failed = posix.waitpid(pid, 0)[1] != 0
-        except OSError as error:
-            # SIGCHLD is ignored, so nobody is told of the end of a child: what it said has to do.
-            if error.errno != errno.ECHILD:
-                raise
-            failed = posix.fstat(stdout).st_size != 0
-        said = posix.pread(stdout, _SAID_BYTES, 0)
-    finally:
-        posix.close(stdin)
-        posix.close(stdout)
-    if failed:
-        raise refused(said.decode("utf-8", "replace"))
+    end = command.ended(_COMMAND, text.encode("utf-8", "surrogateescape"), places or PLACES)
+    if end.status:
+        raise refused(end.said)
     return True
-
-
-def _file(text: str) -> int:
-    """A file in memory, open at its start, that is none of 0, 1 and 2: these are to be another's."""
-    try:
-        fd = posix.memfd_create("nft")
-    except AttributeError:  # an interpreter built for an old libc; /run is memory too
-        fd = posix.open("/run", posix.O_TMPFILE | posix.O_RDWR | posix.O_CLOEXEC, 0o600)
-    try:
-        posix.write(fd, text.encode("utf-8", "surrogateescape"))
-        posix.lseek(fd, 0, 0)
-        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        posix.close(fd)
 
 
 def refused(said: str) -> Refused:

@@ -59,6 +59,11 @@ class Injected(calls.Outcome):
     def killed(self) -> bool:
         return self.code == KILL
 
+    @property
+    def told(self) -> str:
+        """For who has to find out what went wrong after it."""
+        return f"after {self.fault}, {self.step}: {self.code} {self.stdout!r} {self.stderr}"
+
 
 class Server:
     """The warm process that plugins are forked from; it ends with the block, and with this process."""

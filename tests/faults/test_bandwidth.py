@@ -60,20 +60,16 @@ def shaped(scenes: Callable[..., Scene]) -> Shaped:
     return Shaped(scenes(has_life=False))
 
 
-def told(outcome: Injected) -> str:
-    return f"after {outcome.fault}, {outcome.step}: {outcome.code} {outcome.stdout!r} {outcome.stderr}"
-
-
 def finish(shaped: Shaped, outcome: Injected, then: str) -> None:
     if then == "ADD":
-        assert shaped.call(NONE, "ADD").code in (0, 1), told(outcome)  # 1 where it was complete
+        assert shaped.call(NONE, "ADD").code in (0, 1), outcome.told  # 1 where it was complete
         assert shaped.is_complete()
     if then == "GC":
         after = shaped.call(NONE, "GC", **{"cni.dev/valid-attachments": []})
     else:
         after = shaped.call(NONE, "DEL")
-    assert (after.code, after.stdout) == (0, b""), f"{after}, {told(outcome)}"
-    assert shaped.is_as_before(), told(outcome)
+    assert (after.code, after.stdout) == (0, b""), f"{after}, {outcome.told}"
+    assert shaped.is_as_before(), outcome.told
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["at", "after"])
@@ -84,7 +80,7 @@ def test_an_add_that_fails_takes_away_what_it_made(shaped: Shaped, after: bool) 
     for outcome in throughout(lambda fault: shaped.call(fault, "ADD"), fault, 15):
         # That a file has its new name while the kernel says otherwise, nothing foresees.
         if outcome.code and outcome.step not in ("create", "rename") and not shaped.is_complete():
-            assert shaped.is_as_before(), told(outcome)
+            assert shaped.is_as_before(), outcome.told
         finish(shaped, outcome, "DEL")
 
 

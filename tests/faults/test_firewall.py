@@ -55,21 +55,17 @@ def walled(scenes: Callable[..., Scene]) -> Walled:
     return Walled(scenes(has_life=False))
 
 
-def told(outcome: Injected) -> str:
-    return f"after {outcome.fault}, {outcome.step}: {outcome.code} {outcome.stdout!r} {outcome.stderr}"
-
-
 def finish(walled: Walled, outcome: Injected, then: str) -> None:
     if then == "ADD":
-        assert walled.call(NONE, "ADD").code in (0, 1), told(outcome)  # 1 where it was complete
+        assert walled.call(NONE, "ADD").code in (0, 1), outcome.told  # 1 where it was complete
         assert walled.left()
-        assert walled.call(NONE, "CHECK").code == 0, told(outcome)
+        assert walled.call(NONE, "CHECK").code == 0, outcome.told
     if then == "GC":
         after = walled.call(NONE, "GC", **{"cni.dev/valid-attachments": []})
     else:
         after = walled.call(NONE, "DEL")
-    assert (after.code, after.stdout) == (0, b""), f"{after}, {told(outcome)}"
-    assert walled.left() == [], told(outcome)
+    assert (after.code, after.stdout) == (0, b""), f"{after}, {outcome.told}"
+    assert walled.left() == [], outcome.told
 
 
 @pytest.mark.parametrize("after", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["at", "after"])
@@ -103,5 +99,5 @@ def test_a_del_that_fails_is_finished_by_the_next(walled: Walled) -> None:
         return walled.call(fault, "DEL")
 
     for outcome in throughout(attach_and_detach, lambda number: Fault(number, errno.ENOBUFS), 30):
-        assert outcome.code or walled.left() == [], told(outcome)
+        assert outcome.code or walled.left() == [], outcome.told
         finish(walled, outcome, "DEL")

@@ -57,10 +57,6 @@ def masked(request: pytest.FixtureRequest, scenes: Callable[..., Scene]) -> Mask
     return Masked(scenes(has_life=False), request.param)
 
 
-def told(outcome: Injected) -> str:
-    return f"after {outcome.fault}, {outcome.step}: {outcome.code} {outcome.stdout!r} {outcome.stderr}"
-
-
 def finish(masked: Masked, outcome: Injected, then: str) -> None:
     if then == "GC":
         after = masked.call(
@@ -68,11 +64,11 @@ def finish(masked: Masked, outcome: Injected, then: str) -> None:
         )
     else:
         if then == "ADD":
-            assert masked.call(NONE, "ADD").code in (0, 1), told(outcome)  # 1 where it was complete
+            assert masked.call(NONE, "ADD").code in (0, 1), outcome.told  # 1 where it was complete
             assert masked.left()
         after = masked.call(NONE, "DEL")
-    assert (after.code, after.stdout) == (0, b""), f"{after}, {told(outcome)}"
-    assert masked.left() == [], told(outcome)
+    assert (after.code, after.stdout) == (0, b""), f"{after}, {outcome.told}"
+    assert masked.left() == [], outcome.told
 
 
 @pytest.mark.parametrize("after", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["at", "after"])
@@ -106,5 +102,5 @@ def test_a_del_that_fails_is_finished_by_the_next(masked: Masked) -> None:
         return masked.call(fault, "DEL")
 
     for outcome in throughout(attach_and_detach, lambda number: Fault(number, errno.ENOBUFS), 40):
-        assert outcome.code or masked.left() == [], told(outcome)
+        assert outcome.code or masked.left() == [], outcome.told
         finish(masked, outcome, "DEL")

@@ -70,21 +70,17 @@ def mapped(scenes: Callable[..., Scene]) -> Mapped:
     return Mapped(scenes(has_life=False))
 
 
-def told(outcome: Injected) -> str:
-    return f"after {outcome.fault}, {outcome.step}: {outcome.code} {outcome.stdout!r} {outcome.stderr}"
-
-
 def finish(mapped: Mapped, outcome: Injected, then: str) -> None:
     if then == "ADD":
-        assert mapped.call(NONE, "ADD").code in (0, 1), told(outcome)  # 1 where it was complete
+        assert mapped.call(NONE, "ADD").code in (0, 1), outcome.told  # 1 where it was complete
         assert not mapped.is_as_before()
     if then == "GC":
         alive = [{"containerID": "alive", "ifname": "eth0"}]
         after = mapped.call(NONE, "GC", **{"cni.dev/valid-attachments": alive})
     else:
         after = mapped.call(NONE, "DEL")
-    assert (after.code, after.stdout) == (0, b""), f"{after}, {told(outcome)}"
-    assert mapped.is_as_before(), told(outcome)
+    assert (after.code, after.stdout) == (0, b""), f"{after}, {outcome.told}"
+    assert mapped.is_as_before(), outcome.told
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["at", "after"])
@@ -95,7 +91,7 @@ def test_an_add_that_fails_leaves_no_port_behind(mapped: Mapped, after: bool) ->
     for outcome in throughout(lambda fault: mapped.call(fault, "ADD"), fault, 20):
         # That a file has its new name while the kernel says otherwise, nothing foresees; nor that a thread is lost.
         if outcome.code and outcome.step not in ("create", "rename", "setns") and not mapped.is_complete():
-            assert mapped.is_as_before(), told(outcome)
+            assert mapped.is_as_before(), outcome.told
         finish(mapped, outcome, "DEL")
 
 
@@ -121,5 +117,5 @@ def test_a_del_that_the_kernel_puts_off_is_finished_by_the_next(mapped: Mapped) 
         return mapped.call(fault, "DEL")
 
     for outcome in throughout(attach_and_detach, lambda number: Fault(number, errno.ENOBUFS), 20):
-        assert outcome.code or mapped.is_as_before(), told(outcome)
+        assert outcome.code or mapped.is_as_before(), outcome.told
         finish(mapped, outcome, "DEL")

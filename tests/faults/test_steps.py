@@ -59,35 +59,31 @@ def failing(call: Callable[[Fault], Injected], errors: int = 1, *, late: bool = 
 def dying(call: Callable[[Fault], Injected], *, least: int) -> Iterator[Injected]:
     """Each step that does something is the last of its process: before it is done; and of a write, half way."""
     for outcome in throughout(call, lambda number: Fault(number, KILL), least):
-        assert outcome.killed == bool(outcome.step), told(outcome)
+        assert outcome.killed == bool(outcome.step), outcome.told
         yield outcome
         if outcome.step in ("write", "pwrite"):
             yield call(outcome.fault._replace(after=True))
 
 
-def told(outcome: Injected) -> str:
-    return f"after {outcome.fault}, {outcome.step}: {outcome.code} {outcome.stdout!r} {outcome.stderr}"
-
-
 def detach(scene: Scene, outcome: Injected) -> None:
     """A DEL without a fault leaves nothing."""
     after = scene.call(NONE, "DEL")
-    assert (after.code, after.stdout) == (0, b""), f"{after}, {told(outcome)}"
+    assert (after.code, after.stdout) == (0, b""), f"{after}, {outcome.told}"
     nothing_changed(scene, outcome)
 
 
 def nothing_changed(scene: Scene, outcome: Injected) -> None:
     changed = scene.changed()
-    assert not changed, f"{changed}, {told(outcome)}"
+    assert not changed, f"{changed}, {outcome.told}"
 
 
 def fails_well(outcome: Injected) -> None:
     """What the system refuses is a CNI error, and no traceback but where a thread was lost; nothing is left open."""
     if outcome.code and outcome.step != "setns":
-        assert outcome.error["code"] != INTERNAL, told(outcome)
+        assert outcome.error["code"] != INTERNAL, outcome.told
     got_lost = outcome.fault.after and outcome.step in ("create", "open", "pipe2", "socket")
     if not got_lost and outcome.step != "close" and not outcome.fault.lasting:  # those of sockets never fail
-        assert not outcome.left_open, told(outcome)
+        assert not outcome.left_open, outcome.told
 
 
 def took_back(scene: Scene, outcome: Injected) -> None:
@@ -166,7 +162,7 @@ def test_a_gc_that_fails_is_finished_by_the_next(scenes: Scenes, errors: int) ->
     for outcome in failing(lambda fault: leave_and_collect(scene, fault), errors, late=errors > 1, least=80):
         fails_well(outcome)
         if outcome.code:
-            assert scene.collect().code == 0, told(outcome)
+            assert scene.collect().code == 0, outcome.told
         nothing_changed(scene, outcome)
 
 
@@ -201,9 +197,9 @@ def test_a_check_that_fails_changes_nothing_and_does_not_call_the_pod_broken(sce
 
     for outcome in failing(lambda fault: scene.call(fault, "CHECK", prevResult=result), errors, least=80):
         fails_well(outcome)
-        assert scene.changed() == before, told(outcome)
+        assert scene.changed() == before, outcome.told
         if outcome.code and outcome.step != "setns":
-            assert outcome.error["code"] != CHECK_FAILED, told(outcome)
+            assert outcome.error["code"] != CHECK_FAILED, outcome.told
 
     detach(scene, scene.call(NONE, "CHECK", prevResult=result))
 
@@ -242,7 +238,7 @@ def test_an_interrupted_add_takes_back_what_it_did(scenes: Scenes) -> None:
 
     for outcome in throughout(lambda fault: scene.call(fault, "ADD"), interrupted, 100):
         if outcome.step and scene.stage() != "complete":
-            assert outcome.code == 1, told(outcome)
+            assert outcome.code == 1, outcome.told
             nothing_changed(scene, outcome)
         detach(scene, outcome)
 
@@ -308,21 +304,21 @@ def finish(scene: Scene, outcome: Injected, then: str) -> None:
     """Nothing is left after what comes next; an ADD has all that it should, and one of each."""
     if then == "GC":
         collected = scene.collect()
-        assert collected.code == 0, f"{collected}, {told(outcome)}"
+        assert collected.code == 0, f"{collected}, {outcome.told}"
         nothing_changed(scene, outcome)
         return
     if then == "DEL, configured otherwise":
         deleted = scene.call(NONE, "DEL", bridge="br9", ipam={"dataDir": str(scene.data_dir / "none")})
-        assert deleted.code == 0, f"{deleted}, {told(outcome)}"
+        assert deleted.code == 0, f"{deleted}, {outcome.told}"
         nothing_changed(scene, outcome)
         return
     if then == "ADD" and scene.stage() != "complete":  # or else it is attached already, and hears so
         result = scene.network().add(scene.pod)
         given = sorted(ip["address"].partition("/")[0] for ip in result["ips"])
         held = [address for address, owner in scene.network().reserved.items() if owner == "a eth0"]
-        assert given == held, told(outcome)
-        assert [":" in address for address in held] == [False, True], told(outcome)
-        assert scene.call(NONE, "CHECK", prevResult=result).code == 0, told(outcome)
+        assert given == held, outcome.told
+        assert [":" in address for address in held] == [False, True], outcome.told
+        assert scene.call(NONE, "CHECK", prevResult=result).code == 0, outcome.told
     detach(scene, outcome)
 
 
@@ -332,7 +328,7 @@ def test_a_killed_check_has_changed_nothing(scenes: Scenes) -> None:
     before = scene.changed()
 
     for outcome in dying(lambda fault: scene.call(fault, "CHECK", prevResult=result), least=10):
-        assert scene.changed() == before, told(outcome)
+        assert scene.changed() == before, outcome.told
 
     detach(scene, scene.call(NONE, "CHECK", prevResult=result))
 
@@ -352,5 +348,5 @@ def test_a_del_ends_well_whatever_becomes_of_its_helper(scenes: Scenes, what: in
 
     # It is forked, begins a session, closes three ranges of descriptors, sends the request.
     for outcome in throughout(attach_and_detach, lambda number: Fault(number, what, after, helper=True), 6):
-        assert (outcome.code, outcome.stdout) == (0, b""), told(outcome)
+        assert (outcome.code, outcome.stdout) == (0, b""), outcome.told
         nothing_changed(scene, outcome)

@@ -68,20 +68,16 @@ def tuned(scenes: Callable[..., Scene]) -> Tuned:
     return Tuned(scenes(has_life=False))
 
 
-def told(outcome: Injected) -> str:
-    return f"after {outcome.fault}, {outcome.step}: {outcome.code} {outcome.stdout!r} {outcome.stderr}"
-
-
 def finish(tuned: Tuned, outcome: Injected, then: str) -> None:
     if then == "ADD":
-        assert tuned.call(NONE, "ADD").code in (0, 1), told(outcome)  # 1 where it was complete
+        assert tuned.call(NONE, "ADD").code in (0, 1), outcome.told  # 1 where it was complete
         assert not tuned.is_as_before()
     if then == "GC":
         after = tuned.call(NONE, "GC", **{"cni.dev/valid-attachments": []})
     else:
         after = tuned.call(NONE, "DEL")
-    assert (after.code, after.stdout) == (0, b""), f"{after}, {told(outcome)}"
-    assert tuned.is_as_before(), told(outcome)
+    assert (after.code, after.stdout) == (0, b""), f"{after}, {outcome.told}"
+    assert tuned.is_as_before(), outcome.told
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["at", "after"])
@@ -92,7 +88,7 @@ def test_an_add_that_fails_puts_back_what_it_changed(tuned: Tuned, after: bool) 
     for outcome in throughout(lambda fault: tuned.call(fault, "ADD"), fault, 20):
         # That a file has its new name while the kernel says otherwise, nothing foresees; nor that a thread is lost.
         if outcome.code and outcome.step not in ("create", "rename", "setns") and not tuned.is_complete():
-            assert tuned.is_as_before(), told(outcome)
+            assert tuned.is_as_before(), outcome.told
         finish(tuned, outcome, "DEL")
 
 
@@ -118,5 +114,5 @@ def test_a_del_that_the_kernel_puts_off_is_finished_by_the_next(tuned: Tuned) ->
         return tuned.call(fault, "DEL")
 
     for outcome in throughout(attach_and_detach, lambda number: Fault(number, errno.ENOBUFS), 30):
-        assert outcome.code or tuned.is_as_before(), told(outcome)
+        assert outcome.code or tuned.is_as_before(), outcome.told
         finish(tuned, outcome, "DEL")

@@ -463,7 +463,6 @@ def test_what_our_table_has_a_name_for_is_what_nft_lists(netns: Path, nl: Socket
         assert sorted((one.family, one.kind, one.name) for one in ours) == sorted(
             (family, kind, one["name"]) for kind, one in theirs if (one["family"], one["table"]) == (family, "podwire")
         )
-        assert [one.name for one in ours] == nftlist.names(nl, family)
         assert sorted(ours, key=lambda one: one.kind != "chain") == ours
 
 
@@ -498,11 +497,8 @@ def test_declared_things_can_be_emptied_and_then_deleted_whichever_names_the_oth
 
 def test_where_there_is_no_table_there_is_nothing_to_list(empty: Socket) -> None:
     assert nftlist.declared(empty, "inet") == []
-    assert nftlist.names(empty, "bridge") == []
+    assert nftlist.declared(empty, "bridge") == []
     assert nftlist.elements(empty, "inet") == []
-    pods4 = nftlist.Declared("inet", "set", "pods4", "ifname . ipv4_addr")
-    assert nftlist.elements_in(empty, pods4) == []
-    assert nftlist.dropping_forward_chains(empty) == []
 
 
 def test_a_set_that_is_too_large_for_one_answer_is_read_whole(nl: Socket) -> None:
@@ -510,36 +506,3 @@ def test_a_set_that_is_too_large_for_one_answer_is_read_whole(nl: Socket) -> Non
     transact(nl, [one.make() for one in many])
 
     assert set(nftlist.elements(nl, "inet")) == set(many)
-
-
-OTHERS = (
-    ("ip", "filter"),
-    ("ip", "podwire"),
-    ("ip6", "filter"),
-    ("inet", "fw"),
-    ("inet", "podwire"),
-    ("bridge", "fw"),
-)
-
-
-def test_chains_that_drop_what_is_forwarded_are_found_in_tables_of_others(netns: Path, empty: Socket) -> None:
-    drop = "{ type filter hook forward priority 0; policy drop; }\n"
-    rulesets.load(
-        netns,
-        "".join(f"table {family} {table} {{\nchain FORWARD {drop} }}\n" for family, table in OTHERS)
-        + """
-        table inet open {
-            chain a { type filter hook forward priority 0; policy accept; }
-            chain b { type filter hook forward priority 1; }
-            chain c { type filter hook input priority 0; policy drop; }
-            chain d { drop; }
-        }
-        """,
-    )
-
-    assert nftlist.dropping_forward_chains(empty) == [
-        ("ip", "filter", "FORWARD"),
-        ("ip", "podwire", "FORWARD"),
-        ("ip6", "filter", "FORWARD"),
-        ("inet", "fw", "FORWARD"),
-    ]

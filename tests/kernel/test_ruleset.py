@@ -154,10 +154,10 @@ def test_a_machine_without_nft_is_told_which_package_has_it(netns: Path, monkeyp
 def test_a_command_that_cannot_be_executed_is_named(netns: Path, tmp_path: Path) -> None:
     (tmp_path / "nft").write_text("")
 
-    with pytest.raises(OSError) as caught:
+    with pytest.raises(Refused) as caught:
         load(netns, TEXT, lambda text: ruleset.by_command(text, (str(tmp_path),)))
 
-    assert (caught.value.errno, caught.value.filename) == (errno.EACCES, f"{tmp_path}/nft")
+    assert str(caught.value) == "nft -f -: Permission denied (EACCES)"
 
 
 def test_a_command_that_fails_without_a_word_has_failed(netns: Path, tmp_path: Path) -> None:

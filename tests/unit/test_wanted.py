@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +99,11 @@ def test_two_features_wants_are_joined_with_addresses_at_their_own_interfaces() 
 
     assert [interface.name for interface in both.interfaces] == ["a", "b", "c"]
     assert [ip.interface for ip in both.ips] == [1, 2, None]
+
+
+def test_no_group_is_forgotten_when_wants_are_joined() -> None:
+    groups: dict[str, Any] = {name: (Interface(name),) for name in Wanted._fields if name != "ips"}
+    every = Wanted(**groups)
+
+    assert every.and_also(Wanted()) == Wanted().and_also(every) == every
+    assert every.and_also(every) == Wanted(**{name: 2 * group for name, group in groups.items()})

@@ -153,8 +153,12 @@ def test_the_bench_of_a_kubernetes_node_has_every_side_at_every_stage(executable
             assert all(ms > 0 for ms in row["ms"].values())
             assert row["ratios"]["podwire"] == pytest.approx(row["ms"]["podwire"] / row["ms"]["reference"])
     assert [row["target"] for row in found["figures"]["0"]] == [0.25, 0.08, None, 0.18, 0.09, None]
-    assert found["throughput"]["ratio"] > 0
-    for title in ("On a node without other pods", "Beside 10 pods", "What grows", "From pod to pod"):
+    assert all(ratio > 0 for ratio in found["throughput"]["ratios"].values())
+    assert {(one["rate_bits_per_s"], one["direction"]) for one in found["shaping"]} == {
+        (200_000_000, "ingress"),
+        (200_000_000, "egress"),
+    }
+    for title in ("On a node without other pods", "Beside 10 pods", "What grows", "From pod to pod", "Limits above"):
         assert f"\n{title}" in done.stdout
     assert str(session.TOP) not in done.stdout
 

@@ -390,6 +390,24 @@ def test_podwire_has_connectivity_where_others_drop_if_it_is_asked_to(
     assert addresses_left(lab, pod, mate) == []
 
 
+@pytest.mark.needs("iptables-nft")
+def test_what_podwire_opened_is_closed_though_its_record_is_lost(
+    lab: Lab, in_process: InProcess, run_dir: Path, attach: Callable[..., Pod]
+) -> None:
+    namespaces.shell(lab.node, DROPPING["iptables-nft"])
+    ranges = [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00:1::/64"}]]
+    podwire = {"type": "podwire", "ipam": {"type": "host-local", "ranges": ranges}, "openForward": True}
+    chain = Chain(lab.node, {"cniVersion": "1.1.0", "name": "pods", "plugins": [podwire]}, in_process)
+    pod = attach(chain, "a")
+    assert addresses_left(lab, pod)
+    for record in run_dir.glob("attachments/pods/*"):
+        record.unlink()
+
+    chain.delete("a")
+
+    assert addresses_left(lab, pod) == []
+
+
 @pytest.mark.parametrize("bridge_nf", [False, True], ids=["", "bridge-nf"])
 @pytest.mark.parametrize("policy", ["same-bridge", "isolated"])
 def test_what_is_published_is_reached_from_outside_and_by_the_pod_itself_and_is_no_way_around_a_policy(

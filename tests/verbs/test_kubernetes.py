@@ -180,7 +180,7 @@ def state(lab: Lab, run_dir: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(("kind", "count"), [("podwire", 200), ("chain", 40)])
-def test_rules_do_not_grow_with_pods_and_nothing_is_left_of_two_hundred(
+def test_rules_do_not_grow_with_pods_and_nothing_is_left_of_them(
     kind: str, count: int, lab: Lab, crowd: namespaces.Crowd, data_dir: Path, in_process: InProcess
 ) -> None:
     chain = Chain(lab.node, pods_conflist(data_dir, kind), in_process)

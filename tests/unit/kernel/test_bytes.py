@@ -108,7 +108,7 @@ CASES: dict[str, Callable[[], Case]] = {
          ("IFLA_LINKINFO", nest(("IFLA_INFO_KIND", "bridge")))],
     ),
     "ifb": lambda: (
-        IFB.make(), "link", NEW, {"flags": 1, "change": 1},
+        IFB.make(), "link", NEW, {},
         [("IFLA_IFNAME", IFB.name), ("IFLA_ADDRESS", MAC), ("IFLA_MTU", 1400),
          ("IFLA_LINKINFO", nest(("IFLA_INFO_KIND", "ifb")))],
     ),
