@@ -76,7 +76,7 @@ def test_an_add_that_fails_leaves_nothing(masked: Masked, after: bool) -> None:
     def fault(number: int) -> Fault:
         return Fault(number, ERRORS[number % len(ERRORS)], after)
 
-    for outcome in throughout(lambda fault: masked.call(fault, "ADD"), fault, 100):
+    for outcome in throughout(lambda fault: masked.call(fault, "ADD"), fault, 95):
         finish(masked, outcome, "DEL")
 
 
