@@ -104,7 +104,10 @@ def serve(name: str, request: Request, conf: NetConf, environ: Mapping[str, str]
         raise CNIError(INVALID_ENVIRONMENT, f"PODWIRE_RUN_DIR must be an absolute path, got {run_dir}")
     data_dir = PLUGINS[name].data_dir and f"{run_dir}/{PLUGINS[name].data_dir}"
     with Node(
-        run_dir, lambda delegation: addresses.reopen(delegation, request.path, node.boot, environ, data_dir), skeleton
+        run_dir,
+        lambda delegation: addresses.reopen(delegation, request.path, node.boot, environ, data_dir),
+        skeleton,
+        exiting=exiting,
     ) as node:
         try:
             if request.command == "DEL":

@@ -42,11 +42,18 @@ class Node:
     """
 
     def __init__(
-        self, run_dir: str, reopen: Callable[[Delegation], Addresses], skeleton: Skeleton | None = None
+        self,
+        run_dir: str,
+        reopen: Callable[[Delegation], Addresses],
+        skeleton: Skeleton | None = None,
+        *,
+        exiting: bool = False,
     ) -> None:
         self.run_dir = run_dir
         self.reopen = reopen
         self.skeleton = skeleton
+        self.exiting = exiting
+        """Whether nobody waits for its helpers: the process is going to end."""
         self.home = Netns()
         try:
             self.boot = boot.stamp()

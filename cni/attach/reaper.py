@@ -46,6 +46,7 @@ _ECHO_SINCE: Final = (6, 2)
 _PATIENCE_S: Final = 10.0
 _HIGHEST_DESCRIPTOR: Final = 1 << 16
 _READ_AT_ONCE: Final = 32
+_REST_S: Final = 0.2
 _GROUPS: Final = 1 << 30
 """Numbers of groups from here on are ours; people use small ones."""
 
@@ -114,6 +115,8 @@ def _send(node: Node, request: Request, sequence: int, flags: int, pipe: int) ->
     """The helper's part: sends the request, which takes as long as the kernel takes."""
     _keep(node.nl.fileno(), pipe, *node.lingering())
     node.nl.send(request, sequence, flags)
+    posix.close(pipe)
+    _rest(node)
 
 
 def _keep(*descriptors: int) -> None:
@@ -134,7 +137,19 @@ def linger(node: Node) -> None:
     Its last holder waits, when it closes it, until the kernel has freed what elements anyone deleted: a grace period.
     """
     if not node.helpers and node.lingering():
-        _started(node, lambda: _keep(*node.lingering()))  # without one, we wait
+        _started(node, lambda: _hold(node))  # without one, we wait
+
+
+def _hold(node: Node) -> None:
+    _keep(*node.lingering())
+    _rest(node)
+
+
+def _rest(node: Node) -> None:
+    """While it waits so, the kernel lets nobody else change the packet filter (nft_rcv_nl_event, as of Linux 6.18). A
+    while after the deletion there is nothing to wait for, and of twenty pods that go at once none waits for another."""
+    if node.exiting and node.lingering():
+        time.sleep(_REST_S)
 
 
 def _announced(
