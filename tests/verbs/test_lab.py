@@ -200,7 +200,7 @@ def test_the_usual_chain_works_in_the_laboratory(
     if whose == "theirs":
         chain = Chain(lab.node, conflist(data_dir), reference)
     else:
-        # Ours has no masquerade yet.
+        # Without masquerade, so that it shows whose bridge it is.
         ours = plugin if "exec" in whose else in_process
         chain = Chain(lab.node, conflist(data_dir, ipMasq=False), ours, portmap=reference)
     a, b = make_netns(), make_netns()

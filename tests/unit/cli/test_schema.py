@@ -216,7 +216,6 @@ def telling(config: dict[str, Any]) -> dict[str, Any]:
 
 
 OF_OURS = [name for name in plugins.PLUGINS if name != "podwire"]
-PODWIRE = pytest.mark.skipif("podwire" not in plugins.PLUGINS, reason="lacks: the plugin itself")
 
 
 @pytest.mark.parametrize("name", OF_OURS)
@@ -228,7 +227,6 @@ def test_what_a_parser_asks_for_is_known(name: str, asked: dict[str, set[str]]) 
     assert unknown <= common
 
 
-@PODWIRE
 def test_podwires_parser_asks_for_every_key_and_for_no_others(asked: dict[str, set[str]]) -> None:
     *_, everything = examples()
     conf = telling(everything)
@@ -251,7 +249,6 @@ DEFAULTS = {
 }
 
 
-@PODWIRE
 @pytest.mark.parametrize("path", DEFAULTS)
 def test_to_say_the_default_is_to_say_nothing(path: str) -> None:
     *above, key = path.split(".")
@@ -265,7 +262,6 @@ def test_to_say_the_default_is_to_say_nothing(path: str) -> None:
     assert parsed(said) == parsed(without)
 
 
-@PODWIRE
 @pytest.mark.parametrize("error", [one for one in WRONG if "unknown" not in one and not one.startswith(".ipam")])
 def test_what_the_schema_refuses_the_parser_refuses_too(error: str) -> None:
     from cni.spec.errors import CNIError
