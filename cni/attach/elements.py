@@ -28,8 +28,7 @@ def make(node: Node, key: Key, wanted: Wanted) -> None:
         return
     families = _families(wanted.elements)
     with node.rules_lock(shared=True):
-        # Tables are made at once, so one tells of the version of all; one that is missing is missed by its elements.
-        if are_current(node, families[:1]) and _put(node, key, wanted.elements):
+        if are_current(node, families) and _put(node, key, wanted.elements):
             return
     from cni.attach import tables
 
@@ -55,9 +54,9 @@ def drop(node: Node, key: Key, elements: Sequence[Element]) -> bool:
 
 
 def are_current(node: Node, families: Iterable[str]) -> bool:
-    """Whether our tables of these families are there, as this version makes them."""
+    """Whether our tables of these families are there with their rules, as this version makes them."""
     skeleton = node.skeleton
-    return skeleton is not None and all(nft.table_version(node.nf, one) == skeleton.version for one in families)
+    return skeleton is not None and all(nft.rules_version(node.nf, one) == skeleton.version for one in families)
 
 
 def _delete(node: Node, elements: Iterable[Element]) -> None:
