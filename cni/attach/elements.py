@@ -22,18 +22,27 @@ if TYPE_CHECKING:
     from cni.wanted import Wanted
 
 
+def require_tables(node: Node, families: Iterable[str]) -> None:
+    """Makes sure of our tables. Raises NetlinkError where there is no packet filter, Refused for what it can't do."""
+    if not are_current(node, families):
+        from cni.attach import tables
+
+        with node.rules_lock(shared=False):
+            tables.complete(node, families, ())
+
+
 def make(node: Node, key: Key, wanted: Wanted) -> None:
-    """Raises CNIError 11 for what a living attachment has, NetlinkError, and Refused where tables can't be made."""
+    """In tables that are there, as a rule. Raises CNIError 11 for what a living attachment has, NetlinkError, and
+    Refused where tables can't be made."""
     if not wanted.elements:
         return
-    families = _families(wanted.elements)
     with node.rules_lock(shared=True):
-        if are_current(node, families) and _put(node, key, wanted.elements):
+        if _put(node, key, wanted.elements):
             return
     from cni.attach import tables
 
     with node.rules_lock(shared=False):
-        tables.complete(node, families, wanted.fragments)
+        tables.complete(node, _families(wanted.elements), wanted.fragments)
         if not _put(node, key, wanted.elements):
             # Somebody else took the tables away again, in this moment.
             raise NetlinkError(errno.ENOENT, wanted.elements[0].make().what)

@@ -10,7 +10,7 @@ import pytest
 from cni import skeleton
 from cni.features import firewall, masquerade, portmap, routed, spoofing
 from cni.kernel import nft, ruleset
-from cni.kernel.netlink import NetlinkError
+from cni.kernel.netlink import NetlinkError, Refused
 from cni.key import Key, fnv1a
 from tests import namespaces
 from tests.verbs.lab import FAR4, NODE4, Lab
@@ -295,6 +295,24 @@ def test_a_del_that_finds_no_record_finds_the_elements_by_their_tag(pods: Networ
 
     assert lab.elements() == {}
     assert list((pods.plugin.run_dir / "claims").iterdir()) == []
+
+
+@pytest.mark.parametrize("type", ["podwire", "bridge", "ptp"])
+def test_so_is_one_that_cannot_do_a_rule(
+    type: str, pods: Network, netns: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = {"podwire": {}, "bridge": {"ipMasq": True}, "ptp": {"ipMasq": True}}[type]
+    pods = pods.but(type=type, runtimeConfig=None, ingressPolicy=None, **keys)
+
+    def refuse(_text: str) -> None:
+        raise Refused(errno.EOPNOTSUPP, "nft -f -", "fib daddr type local: CONFIG_NFT_FIB_INET")
+
+    monkeypatch.setattr(ruleset, "load", refuse)
+
+    error = pods.call("ADD", netns=netns).error
+
+    assert "CONFIG_NFT_FIB_INET" in error["msg"]
+    assert (pods.records, list(data_dir.glob("**/*"))) == ({}, [])
 
 
 def test_a_kernel_without_nf_tables_is_told_of_before_anything_is_made(
