@@ -172,3 +172,14 @@ def _send(source: socket.socket, sink: socket.socket, size: int) -> None:
 
 def _family(address: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in address else socket.AF_INET
+
+
+def until_dismantled(node: Path, but: str = "") -> None:
+    """The kernel takes a namespace's links away in the background; until then it isn't gone for certain. `but` is what
+    `veths` said before."""
+    while veths(node) != but:
+        pass
+
+
+def veths(node: Path) -> str:
+    return shell(node, "ip -br link show type veth")

@@ -233,10 +233,18 @@ class PortMapFeature(NamedTuple):
                 f"ifname . {kind} . {_PORT}",
                 f"{pod.iif} . {address} . {port}",
                 pod.tag,
-                claim,
+                _back(pod, address, f"{protocol}:{host_port}"),
             )
             for one in sets
         ]
+
+
+def _back(pod: Pod, address: Address, port: str) -> Claim:
+    """To what the pod's address and a port of the node key: both may have been another's until now, whatever address of
+    the node its port was one of. In podwire it goes with the address, which is claimed to masquerade it."""
+    if pod.port == pod.tag:
+        return Claim(f"address:{pod.iif}:{address}")
+    return Claim(f"hostports:{pod.iif}:{address}", port)
 
 
 def _mappings(keys: Section) -> tuple[Mapping, ...]:

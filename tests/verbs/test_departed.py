@@ -12,12 +12,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def until_dismantled(node: Path) -> None:
-    """The kernel takes a namespace's links away in the background; until then it isn't gone for certain."""
-    while namespaces.shell(node, "ip -o link show type veth"):
-        pass
-
-
 def test_a_pod_whose_namespace_is_gone_gives_way_when_no_address_is_left(
     network: Callable[..., Network], netns: Path
 ) -> None:
@@ -27,7 +21,7 @@ def test_a_pod_whose_namespace_is_gone_gives_way_when_no_address_is_left(
         error = lan.call("ADD", "b", netns).error
         assert error["code"] == 101
         assert lan.reserved == {"10.1.0.2": "a eth0"}
-    until_dismantled(lan.node)
+    namespaces.until_dismantled(lan.node)
 
     result = lan.add(netns, "b")
     assert addresses(result) == ["10.1.0.2"]
@@ -43,7 +37,7 @@ def test_a_requested_address_of_a_pod_that_is_gone_is_given(network: Callable[..
     with namespaces.held() as gone:
         lan.add(gone, "a", args="IP=10.1.0.77")
         assert lan.call("ADD", "b", netns, args="IP=10.1.0.77").error["code"] == 11
-    until_dismantled(lan.node)
+    namespaces.until_dismantled(lan.node)
 
     assert addresses(lan.add(netns, "b", args="IP=10.1.0.77")) == ["10.1.0.77"]
 
@@ -52,7 +46,7 @@ def test_what_has_no_record_is_nobody_s_to_take(network: Callable[..., Network],
     lan = network("10.1.0.0/30", isGateway=True)
     with namespaces.held() as gone:
         lan.add(gone, "a")
-    until_dismantled(lan.node)
+    namespaces.until_dismantled(lan.node)
     for record in lan.plugin.run_dir.glob("attachments/lan/*"):
         record.unlink()
 

@@ -559,6 +559,30 @@ def test_a_port_of_a_dead_pod_is_taken_over_and_its_del_takes_nothing_away(
     assert lab.elements() == {}
 
 
+@pytest.mark.parametrize("kind", ["podwire", "ptp", "bridge with br_netfilter"])
+def test_who_gets_the_address_of_a_dead_pod_keeps_its_ports_whatever_the_old_one_s_were(
+    kind: str, lab: Lab, data_dir: Path, in_process: InProcess, netns: Path
+) -> None:
+    lab.bridge_nf(KINDS[kind].bridge_nf)
+    one_address = ("10.1.0.0/30",)
+    pods = Chain(lab.node, conflist(data_dir, KINDS[kind], subnets=one_address), in_process)
+    before = namespaces.veths(lab.node)
+    with namespaces.held() as a:
+        pods.add(a, "a", portMappings=[mapping(hostIP=NODE4)])
+    namespaces.until_dismantled(lab.node, before)
+    result = pods.add(netns, "b", portMappings=[mapping(hostIP=GATEWAY[0])])
+    assert result["ips"][0]["address"].startswith(A[0])
+    lab.serve(netns, "tcp", A[0], 80, "b")
+    assert who(lab.ask(netns, "tcp", GATEWAY[0], 8080)) == "b"
+
+    pods.delete("a", netns=False)
+
+    assert who(lab.ask(netns, "tcp", GATEWAY[0], 8080)) == "b"
+    assert pods.check("b").code == 0
+    pods.delete("b")
+    assert lab.elements() == {}
+
+
 def test_ports_that_differ_are_no_conflict(
     lab: Lab, chain: Callable[..., Chain], make_netns: Callable[[], Path]
 ) -> None:
