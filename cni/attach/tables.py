@@ -154,7 +154,7 @@ def _remove_rules(node: Node, family: str, used: set[str]) -> None:
         for one in nftlist.declared(node.nf, family)
         if one.name not in constant and one.name.rpartition("_")[2] not in used
     ]
-    # Emptied first: nothing that a rule or a verdict names can be deleted.
+    # Emptied first: nothing that a rule names can be deleted, nor what an element of a map does.
     text = [f"{verb} {one.kind} {family} {nft.TABLE} {one.name}\n" for verb in ("flush", "delete") for one in old]
     if old and skeleton:
         ruleset.load("".join(text))
