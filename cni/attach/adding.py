@@ -46,7 +46,7 @@ def add(node: Node, call: Call) -> Result:
                 if any(ip.address.address.version == 6 for ip in leased.ips):
                     shared.require_ipv6()
                 if wanted.elements:
-                    node.open_filter()  # refuses where the kernel has no packet filter
+                    node.nf()  # opened now: it refuses where the kernel has no packet filter
                 before = _before(pod_side, wanted)
                 now = node.records.write(now.planned({**objects.to_json(wanted), **before}))
                 _filter(node, call.key, wanted)
@@ -104,7 +104,7 @@ def _filter(node: Node, key: Key, wanted: Wanted) -> None:
     if wanted.flows:
         from cni.kernel import conntrack
 
-        conntrack.forget_strays(node.nf, node.nl, wanted.flows)
+        conntrack.forget_strays(node.nf(), node.nl, wanted.flows)
 
 
 def _filter_anew(node: Node, key: Key, before: Wanted, wanted: Wanted) -> None:
