@@ -137,7 +137,12 @@ if TYPE_CHECKING:
         def find(self) -> bool: ...
 
     class Feature(Protocol):
-        """One thing that happens to a pod."""
+        """One thing that happens to a pod.
+
+        It may have besides, for what the kernel is to be asked about before anything is done: `tables`, the families
+        of our tables that its elements need; `questions`, requests that change nothing and that a kernel refuses with
+        what is `fine`, unless it lacks the `option`.
+        """
 
         def wanted(self, pod: Pod) -> Wanted: ...
 

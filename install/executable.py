@@ -38,7 +38,7 @@ CALLS = {
     "ADD": _ADD,
     "DEL": _DEL,
     "ADD of podwire": (
-        *(*_ADD, "cni.attach.elements", "cni.podwire"),
+        *(*_ADD, "cni.attach.abilities", "cni.attach.elements", "cni.podwire"),
         *("cni.features.spoofing", "cni.features.portmap", "cni.features.bandwidth"),
     ),
     "DEL of podwire": (*_DEL, "cni.attach.elements", "cni.attach.reading", "cni.kernel.conntrack"),

@@ -1,7 +1,7 @@
 """ADD: makes what the features want, over objects and without knowing any feature.
 
-    lock ▸ record begun ▸ addresses ▸ record planned ▸ elements ▸ bridge, settings ▸ links ▸ in the pod ▸ on the node
-    ▸ record complete
+    lock ▸ kernel asked ▸ record begun ▸ addresses ▸ record planned ▸ elements ▸ bridge, settings ▸ links ▸ in the pod
+    ▸ on the node ▸ record complete
 
 Whatever fails on the way, what was made until then is taken away by `removing.remove`, which is what DEL and GC run,
 from the same record. So there is one undo, and a process that dies anywhere leaves a record from which the next DEL,
@@ -36,6 +36,7 @@ def add(node: Node, call: Call) -> Result:
         with node.lock(call.key):
             cookie = pod_side.nl.netns_cookie()
             _clear_remains(node, call.key, pod_side, cookie)
+            _require_kernel(node, call)
             now = node.records.write(Record.begun(call.key, pod_side.netns, cookie, call.addresses.delegation))
             try:
                 leased = call.addresses.acquire(call.key, call.netns)
@@ -45,8 +46,6 @@ def add(node: Node, call: Call) -> Result:
                 result_of(call, wanted, (), leased.dns)
                 if any(ip.address.address.version == 6 for ip in leased.ips):
                     shared.require_ipv6()
-                if wanted.elements:
-                    node.nf()  # opened now: it refuses where the kernel has no packet filter
                 before = _before(pod_side, wanted)
                 now = node.records.write(now.planned({**objects.to_json(wanted), **before}))
                 _filter(node, call.key, wanted)
@@ -71,6 +70,21 @@ def add(node: Node, call: Call) -> Result:
                 _roll_back(node, now, error)
                 raise
             return result
+
+
+def _require_kernel(node: Node, call: Call) -> None:
+    """What the kernel can't do is refused before anything is done, as far as the configuration tells."""
+    features = (call.main, *call.features)
+    questions = [question for feature in features for question in getattr(feature, "questions", ())]
+    if questions:
+        from cni.attach import abilities
+
+        abilities.require(node, questions)
+    families = [family for feature in features for family in getattr(feature, "tables", ())]
+    if families:
+        from cni.attach import elements
+
+        elements.require_tables(node, dict.fromkeys(families))
 
 
 def _pod_of(node: Node, pod_side: sandbox.Sandbox, call: Call, leased: Result) -> Pod:

@@ -22,19 +22,27 @@ if TYPE_CHECKING:
     from cni.wanted import Wanted
 
 
+def require_tables(node: Node, families: Iterable[str]) -> None:
+    """Makes sure of our tables. Raises NetlinkError where there is no packet filter, Refused for what it can't do."""
+    if not are_current(node, families):
+        from cni.attach import tables
+
+        with node.rules_lock(shared=False):
+            tables.complete(node, families, ())
+
+
 def make(node: Node, key: Key, wanted: Wanted) -> None:
-    """Raises CNIError 11 for what a living attachment has, NetlinkError, and Refused where tables can't be made."""
+    """In tables that are there, as a rule. Raises CNIError 11 for what a living attachment has, NetlinkError, and
+    Refused where tables can't be made."""
     if not wanted.elements:
         return
-    families = _families(wanted.elements)
     with node.rules_lock(shared=True):
-        # Tables are made at once, so one tells of the version of all; one that is missing is missed by its elements.
-        if are_current(node, families[:1]) and _put(node, key, wanted.elements):
+        if _put(node, key, wanted.elements):
             return
     from cni.attach import tables
 
     with node.rules_lock(shared=False):
-        tables.complete(node, families, wanted.fragments)
+        tables.complete(node, _families(wanted.elements), wanted.fragments)
         if not _put(node, key, wanted.elements):
             # Somebody else took the tables away again, in this moment.
             raise NetlinkError(errno.ENOENT, wanted.elements[0].make().what)
@@ -55,9 +63,9 @@ def drop(node: Node, key: Key, elements: Sequence[Element]) -> bool:
 
 
 def are_current(node: Node, families: Iterable[str]) -> bool:
-    """Whether our tables of these families are there, as this version makes them."""
+    """Whether our tables of these families are there with their rules, as this version makes them."""
     skeleton = node.skeleton
-    return skeleton is not None and all(nft.table_version(node.nf(), one) == skeleton.version for one in families)
+    return skeleton is not None and all(nft.rules_version(node.nf(), one) == skeleton.version for one in families)
 
 
 def _delete(node: Node, elements: Iterable[Element]) -> None:

@@ -116,7 +116,7 @@ class Node:
         if read_file(path) == stamp:
             return
         make_dirs(self.run_dir)
-        with self._state_lock():
+        with self.state_lock():
             new = f"{path}.new"
             try:
                 _write(new, stamp, 0o644)
@@ -128,7 +128,7 @@ class Node:
     def require_room(self) -> None:
         """Raises OSError where a record could not be written: by writing something of its size."""
         path = f"{self.run_dir}/room"
-        with self._state_lock():
+        with self.state_lock():
             try:
                 _write(path, bytes(_RECORD_BYTES), 0o600)
             finally:
@@ -178,7 +178,7 @@ class Node:
         folder = f"{self.run_dir}/before"
         path = f"{folder}/{sysctl.replace('/', ':')}"
         make_dirs(folder)
-        with self._state_lock():
+        with self.state_lock():
             # An empty note is one whose writer died at it, so before it changed anything.
             if not read_file(path):
                 try:
@@ -187,7 +187,7 @@ class Node:
                     unlink(path)
                     raise
 
-    def _state_lock(self) -> Lock:
+    def state_lock(self) -> Lock:
         """For what is written once in a boot: by processes, and threads, that may all come at once."""
         return Lock(f"{self.run_dir}/shared.lock", _STATE, "the state directory")
 

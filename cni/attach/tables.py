@@ -94,16 +94,12 @@ def _told(node: Node, attached: Iterable[Record], families: Sequence[str], there
 
 
 def repair(node: Node) -> None:
-    """Brings back the tables that were made in this boot, if one is missing. For STATUS."""
+    """Brings back the tables that were made in this boot, if one is missing or has lost its rules. For STATUS."""
     families = node.tables()
-    if families and not _are_whole(node, families):
+    if families and not elements.are_current(node, families):
         with node.rules_lock(shared=False):
-            if not _are_whole(node, families):
+            if not elements.are_current(node, families):
                 restore(node)
-
-
-def _are_whole(node: Node, families: Iterable[str]) -> bool:
-    return elements.are_current(node, families) and all(nftlist.has_rules(node.nf(), one) for one in families)
 
 
 def left_by(node: Node, lost: Iterable[tuple[str, Claim]]) -> list[Element]:

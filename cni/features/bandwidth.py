@@ -23,6 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Final, Self
 
+    from cni.kernel.netlink import Request
     from cni.spec.netconf import NetConf
     from cni.spec.section import Section
     from cni.wanted import NodeObject, Pod
@@ -80,6 +81,13 @@ class BandwidthFeature(NamedTuple):
                 )
         latency_ms = static.integer("latencyMs", least=1, most=_MOST_LATENCY_MS)
         return cls(numbers[0], numbers[1], numbers[2], numbers[3], latency_ms * 1000)
+
+    @property
+    def questions(self) -> tuple[Request, ...]:
+        asked = [TokenBucket.ask()] if self.ingress_rate_bits_per_s or self.egress_rate_bits_per_s else []
+        if self.egress_rate_bits_per_s:
+            asked += [Ifb.ask(), IngressQdisc.ask(), Redirect.ask()]
+        return tuple(asked)
 
     def wanted(self, pod: Pod) -> Wanted:
         if not (self.ingress_rate_bits_per_s or self.egress_rate_bits_per_s):

@@ -125,6 +125,10 @@ class FirewallFeature(NamedTuple):
             )
         return feature
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return ("inet",) if self.policy != OPEN else ()
+
     def wanted(self, pod: Pod) -> Wanted:
         addresses = [ip.address.address for ip in pod.ips]
         openings = (

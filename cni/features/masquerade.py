@@ -77,6 +77,10 @@ class MasqueradeFeature(NamedTuple):
             raise keys.error("ipMasqBackend", '"iptables" or "nftables"')
         return (cls(),) if keys.flag("ipMasq") else ()
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return ("inet",)
+
     def wanted(self, pod: Pod) -> Wanted:
         require_writable(pod.iif)
         addresses = dict.fromkeys([ip.address.address for ip in pod.ips])

@@ -159,6 +159,10 @@ class PortMapFeature(NamedTuple):
             conditions=conditions,
         )
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return ("inet",) if self.mappings else ()
+
     def wanted(self, pod: Pod) -> Wanted:
         """Nothing, where no port is mapped. Raises CNIError for a mapping that this pod can't have."""
         if not self.mappings:

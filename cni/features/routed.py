@@ -70,6 +70,10 @@ class RoutedFeature(NamedTuple):
     def mtu(self) -> int:
         return self.switch.mtu
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return ("bridge",)
+
     def wanted(self, pod: Pod) -> Wanted:
         require_writable(pod.port)
         switched = self.switch.wanted(pod)

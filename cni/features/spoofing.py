@@ -85,6 +85,10 @@ class SpoofingFeature(NamedTuple):
         """From the reference's key: one, or none. Raises CNIError 7."""
         return (cls(mac=True, ip=False),) if conf.keys.flag("macspoofchk") else ()
 
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return ("bridge",)
+
     def wanted(self, pod: Pod) -> Wanted:
         port = pod.port
         require_writable(port)

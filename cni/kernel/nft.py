@@ -45,6 +45,9 @@ if TYPE_CHECKING:
     from typing import Final
 
 TABLE: Final = "podwire"
+INTACT: Final = "intact"
+"""A chain of our tables that no packet comes to: its comment is the version of the rules, and its one rule goes with
+them (`nft flush table` leaves chains, sets and elements)."""
 FAMILIES: Final = {"ip": 2, "ip6": 10, "inet": 1, "bridge": 7}
 """nft's words for what the kernel calls NFPROTO_*."""
 
@@ -59,9 +62,10 @@ NFT_MSG_NEWSETELEM: Final = 0xA0C
 NFT_MSG_GETSETELEM: Final = 0xA0D
 NFT_MSG_DELSETELEM: Final = 0xA0E
 NFTA_TABLE_NAME: Final = 1
-NFTA_TABLE_USERDATA: Final = 6
 NFTA_CHAIN_TABLE: Final = 1
 NFTA_CHAIN_NAME: Final = 3
+NFTA_CHAIN_USE: Final = 6
+NFTA_CHAIN_USERDATA: Final = 12
 NFTA_LIST_ELEM: Final = 1
 NFTA_SET_ELEM_LIST_TABLE: Final = 1
 NFTA_SET_ELEM_LIST_SET: Final = 2
@@ -73,7 +77,7 @@ NFTA_DATA_VALUE: Final = 1
 
 IFNAME_BYTES: Final = 16  # linux/if.h: IFNAMSIZ
 PROTOCOLS: Final = {"tcp": 6, "udp": 17, "sctp": 132, "udplite": 136, "icmp": 1}
-_COMMENT: Final = 0  # of a table, and of an element: the kind of what libnftnl writes into their user data
+_COMMENT: Final = 0  # of a chain, and of an element: the kind of what libnftnl writes into their user data
 _COMMENT_BYTES: Final = 128
 
 NO_NF_TABLES: Final = "this kernel has no nf_tables (CONFIG_NF_TABLES)"
@@ -252,7 +256,7 @@ def _comment(comment: str) -> bytes:
 
 
 def comment_in(userdata: bytes) -> str:
-    """The comment of a table or an element, "" where it has none."""
+    """The comment of a chain or an element, "" where it has none."""
     while len(userdata) >= 2:
         kind, length = userdata[:2]
         if kind == _COMMENT:
@@ -279,13 +283,17 @@ def connect() -> Socket:
         raise NetlinkError(errno.EOPNOTSUPP, "nft list tables", NO_NF_TABLES) from error
 
 
-def table_version(nl: Socket, family: str = "inet") -> str | None:
-    """The comment of our table, None where there is no such table. Raises NetlinkError."""
+def rules_version(nl: Socket, family: str = "inet") -> str | None:
+    """The version of the rules in our table; None where there is no such table, or none of its rules.
+
+    What any table holds of rules the kernel tells only by listing them; of one chain it tells their number. Raises
+    NetlinkError.
+    """
     request = Request(
-        NFT_MSG_GETTABLE,
+        NFT_MSG_GETCHAIN,
         0,
-        nfgenmsg(family) + text(NFTA_TABLE_NAME, TABLE),
-        f"nft list table {family} {TABLE}",
+        nfgenmsg(family) + text(NFTA_CHAIN_TABLE, TABLE) + text(NFTA_CHAIN_NAME, INTACT),
+        f"nft list chain {family} {TABLE} {INTACT}",
         fine=MISSING,
     )
     try:
@@ -295,7 +303,8 @@ def table_version(nl: Socket, family: str = "inet") -> str | None:
         if error.errno != errno.EINVAL:
             raise
         raise NetlinkError(errno.EOPNOTSUPP, request.what, NO_NF_TABLES) from error
-    return comment_in(attributes(message.body, 4).get(NFTA_TABLE_USERDATA, b"")) if message else None
+    found = attributes(message.body, 4) if message else {}
+    return comment_in(found.get(NFTA_CHAIN_USERDATA, b"")) if any(found.get(NFTA_CHAIN_USE, b"")) else None
 
 
 _BATCH = bytes((0, 0, 0, NFNL_SUBSYS_NFTABLES))

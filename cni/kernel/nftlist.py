@@ -42,9 +42,7 @@ if TYPE_CHECKING:
     from cni.kernel.netlink import Socket
 
 # linux/netfilter/nf_tables.h
-NFT_MSG_GETRULE: Final = 0xA07
 NFT_MSG_GETSET: Final = 0xA0A
-NFTA_RULE_TABLE: Final = 1
 NFTA_SET_TABLE: Final = 1
 NFTA_SET_NAME: Final = 2
 NFTA_SET_FLAGS: Final = 3
@@ -102,12 +100,6 @@ def declared(nl: Socket, family: str) -> list[Declared]:
         kind = "map" if flags & (NFT_SET_MAP | NFT_SET_OBJECT) else "set"
         found.append(Declared(family, kind, as_text(one[NFTA_SET_NAME]), type))
     return found
-
-
-def has_rules(nl: Socket, family: str) -> bool:
-    """Whether any rule is in our table: `nft flush table` leaves chains and sets, and takes all of these."""
-    told = _listed(nl, NFT_MSG_GETRULE, family, f"table {family} {TABLE}", text(NFTA_RULE_TABLE, TABLE))
-    return any(as_text(one[NFTA_RULE_TABLE]) == TABLE for one in told)
 
 
 def elements(nl: Socket, family: str) -> list[Element]:

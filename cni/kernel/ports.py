@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from cni.kernel.link import Link
     from cni.kernel.netlink import Socket
 
+_IFB_OPTION = "CONFIG_IFB"
+
 
 class Veth(NamedTuple):
     """The pair that joins a pod to the node. Both MACs are chosen by us, so that nothing has to be read back."""
@@ -130,10 +132,17 @@ class Ifb(NamedTuple):
     """0 leaves it to the kernel."""
     mac: str
 
+    @staticmethod
+    def ask() -> Request:
+        """One with a MAC that no link may have: no kernel makes it, and one without ifbs says so (see `tc`)."""
+        body, what = _alone("ifb", "pw", "01:00:00:00:00:00", 0)
+        fine = frozenset({errno.EADDRNOTAVAIL})
+        return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what, fine, _IFB_OPTION)
+
     def make(self) -> Request:
         """Makes it, down. Without EEXIST tolerance: a name that is taken belongs to somebody else."""
         body, what = _alone("ifb", self.name, self.mac, self.mtu)
-        return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what, option="CONFIG_IFB")
+        return Request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, what, option=_IFB_OPTION)
 
     def drop(self, index: int) -> Request:
         return links.drop(index, self.name)

@@ -11,7 +11,8 @@ receives it, to a link of its own (`ports.Ifb`), and goes on from there as if it
     to the pod      node ─▶ [tbf] port ══ veth ══▶ eth0
     from the pod    eth0 ══ veth ══▶ port [hook, redirect] ─▶ [tbf] ifb ─▶ node, as received by the port
 
-Each object has `make`, `drop` and `find` side by side (tc(8), linux/pkt_sched.h, linux/pkt_cls.h).
+Each object has `ask`, `make`, `drop` and `find` side by side. The first is a request that changes nothing anywhere: a
+kernel that has the option refuses it for what is wrong with it. (tc(8), linux/pkt_sched.h, linux/pkt_cls.h).
 """
 
 from __future__ import annotations
@@ -50,8 +51,10 @@ RTM_GETQDISC: Final = 38
 RTM_NEWTFILTER: Final = 44
 RTM_DELTFILTER: Final = 45
 RTM_GETTFILTER: Final = 46
+RTM_NEWACTION: Final = 48
 TCA_KIND: Final = 1
 TCA_OPTIONS: Final = 2
+TCA_ACT_TAB: Final = 1
 # linux/pkt_sched.h
 TC_H_ROOT: Final = 0xFFFFFFFF
 TC_H_CLSACT: Final = 0xFFFFFFF1  # the parent that both the clsact qdisc and the older ingress qdisc have
@@ -71,6 +74,7 @@ TCA_EGRESS_REDIR: Final = 1
 TCA_MIRRED_PARMS: Final = 2
 
 _TCMSG = struct.Struct("=BxxxiIII")  # family, index, handle, parent, info
+_TCAMSG = bytes(4)  # family, and nothing else
 # tc_tbf_qopt: of its tc_ratespec link layer and rate, of the peak's the rate; limit, buffer (the burst as time), mtu
 _TBF = struct.Struct("=xB6xI8xIIII")
 # tc_u32_sel: flags, number of keys, and one key without a bit in its mask, which all packets have
@@ -86,8 +90,12 @@ _ALL_PROTOCOLS = as_int(b"\0\3")  # ETH_P_ALL of linux/if_ether.h, in network by
 # people give, below those that the kernel gives (8000:). Preferences: behind those that the kernel gives (49152).
 _FIRST_HANDLE, _HANDLES = 0x1000, 0x7000
 _FIRST_PREFERENCE, _PREFERENCES = 0xC001, 0x3FFE
+_LO = 1  # its index, in each namespace
 _NS_PER_TICK = 64  # what tc calls a tick: PSCHED_SHIFT of the kernel's, the second number of /proc/net/psched
 _NS_PER_S = 1_000_000_000
+
+_TBF_OPTION = "CONFIG_NET_SCH_TBF"
+_CLSACT_OPTION = "CONFIG_NET_SCH_INGRESS"
 
 # What isn't there, and what is there but isn't ours: another handle, another kind, a hook that is missing altogether.
 _NOT_OURS: Final = ABSENT | {errno.EINVAL}
@@ -95,6 +103,13 @@ _NOT_OURS: Final = ABSENT | {errno.EINVAL}
 
 def _tcmsg(index: int, handle: int, parent: int, info: int = 0) -> bytes:
     return _TCMSG.pack(0, index, handle, parent, info)
+
+
+def _asked(kind: str, fine: set[int], option: str) -> Request:
+    """A root qdisc of `lo` that can't be made; there may be one already."""
+    body = _tcmsg(_LO, _FIRST_HANDLE << 16, TC_H_ROOT) + text(TCA_KIND, kind)
+    what = f"tc qdisc add dev lo root handle {_FIRST_HANDLE:x}: {kind}"
+    return Request(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body, what, frozenset(fine | {errno.EEXIST}), option)
 
 
 class TokenBucket(NamedTuple):
@@ -129,6 +144,11 @@ class TokenBucket(NamedTuple):
     def limit_bytes(self) -> int:
         return min(_U32, self.rate_bytes_per_s * self.latency_us // 1_000_000 + self.burst_bytes)
 
+    @staticmethod
+    def ask() -> Request:
+        """A token bucket without any parameters."""
+        return _asked("tbf", {errno.EINVAL}, _TBF_OPTION)
+
     def make(self, index: int) -> Request:
         """The burst goes as bytes, and the kernel, which keeps it as the time that it takes, computes that itself. To
         send that time, in ticks of 64 ns, and a table of how long packets of each size take, is for kernels before
@@ -146,7 +166,7 @@ class TokenBucket(NamedTuple):
             f"tc qdisc add dev {self.link} root handle {self.handle >> 16:x}: tbf rate {self.rate_bytes_per_s * 8}bit "
             f"burst {self.burst_bytes}b limit {self.limit_bytes}b"
         )
-        return Request(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body, what, option="CONFIG_NET_SCH_TBF")
+        return Request(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body, what, option=_TBF_OPTION)
 
     def drop(self, index: int) -> Request:
         body = _tcmsg(index, self.handle, TC_H_ROOT) + text(TCA_KIND, "tbf")
@@ -182,12 +202,17 @@ class IngressQdisc(NamedTuple):
 
     link: str
 
+    @staticmethod
+    def ask() -> Request:
+        """The hook, where it can't be."""
+        return _asked("clsact", {errno.EOPNOTSUPP}, _CLSACT_OPTION)
+
     def make(self, index: int) -> Request:
         """One that is there, of either kind, serves us too."""
         body = _tcmsg(index, _HOOK, TC_H_CLSACT) + text(TCA_KIND, "clsact")
         what = f"tc qdisc add dev {self.link} clsact"
         fine = frozenset({errno.EEXIST})
-        return Request(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body, what, fine, "CONFIG_NET_SCH_INGRESS")
+        return Request(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body, what, fine, _CLSACT_OPTION)
 
     def drop(self, index: int) -> Request:
         """With whatever filters hang on it: see `needed`. An ingress qdisc was never made by us, and stays."""
@@ -222,6 +247,14 @@ class Redirect(NamedTuple):
     @property
     def preference(self) -> int:
         return _FIRST_PREFERENCE + self.owner % _PREFERENCES
+
+    @staticmethod
+    def ask() -> Request:
+        """To redirect, but not where to. Whether there is u32 only a link with a hook would tell."""
+        action = nested(1, text(TCA_ACT_KIND, "mirred"))
+        body = _TCAMSG + nested(TCA_ACT_TAB, action)
+        fine = frozenset({errno.EINVAL})
+        return Request(RTM_NEWACTION, NLM_F_CREATE, body, "tc actions add action mirred", fine, "CONFIG_NET_ACT_MIRRED")
 
     def make(self, index: int, to_index: int = 0) -> Request:
         """Of the second link's index the words of the request know nothing."""

@@ -18,7 +18,10 @@ VERSION = "podwire test 1"
 
 INET = f"""
 table inet podwire {{
-    comment "{VERSION}"
+    chain intact {{
+        comment "{VERSION}"
+        return
+    }}
     set ports {{ type ifname; }}
     set services {{ type inet_service; }}
     set protocols {{ type inet_proto; }}
@@ -33,6 +36,7 @@ table inet podwire {{
 """
 BRIDGE = """
 table bridge podwire {
+    chain intact { return; }
     set macs { type ifname . ether_addr; }
     map owners { type ether_addr : ifname; }
 }

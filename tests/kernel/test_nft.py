@@ -385,17 +385,21 @@ def test_whatever_comes_in_between_a_transaction_does_all_or_nothing(
 # --- the table --------------------------------------------------------------------------------------
 
 
-def test_a_tables_version_is_the_comment_that_it_was_loaded_with(netns: Path, empty: Socket) -> None:
-    assert nft.table_version(empty) is None
-    assert nft.table_version(empty, "bridge") is None
+def test_the_rules_version_is_the_comment_that_they_were_loaded_with(netns: Path, empty: Socket) -> None:
+    assert nft.rules_version(empty) is None
+    assert nft.rules_version(empty, "bridge") is None
 
     rulesets.load(netns)
 
-    assert nft.table_version(empty) == rulesets.VERSION
-    assert nft.table_version(empty, "bridge") == ""
+    assert nft.rules_version(empty) == rulesets.VERSION
+    assert nft.rules_version(empty, "bridge") == ""
+
+    namespaces.shell(netns, "nft flush table bridge podwire")
+    assert nft.rules_version(empty) == rulesets.VERSION
+    assert nft.rules_version(empty, "bridge") is None
 
     namespaces.shell(netns, "nft flush ruleset; nft add table ip podwire")
-    assert nft.table_version(empty) is None
+    assert nft.rules_version(empty) is None
 
 
 # --- lists ------------------------------------------------------------------------------------------

@@ -309,6 +309,25 @@ def test_other_filters_come_first_and_stay(netns: Path, nl: Socket, port: Link, 
 # --- kernels that lack something --------------------------------------------------------------------
 
 
+ASKED = {"IFB": Ifb.ask(), "NET_SCH_TBF": TokenBucket.ask(), "NET_SCH_INGRESS": IngressQdisc.ask()}
+ASKED |= {"NET_ACT_MIRRED": Redirect.ask()}
+
+
+@pytest.mark.parametrize("option", ASKED)
+def test_a_kernel_can_be_asked_what_it_has_and_nothing_is_made(netns: Path, nl: Socket, option: str) -> None:
+    kind = {"IFB": "ifb", "NET_SCH_TBF": "tbf", "NET_SCH_INGRESS": "clsact", "NET_ACT_MIRRED": "mirred"}[option]
+    known, unknown = f"{kind}\0".encode(), f"{kind[:-1]}?\0".encode()
+    asked = ASKED[option]
+    show = "ip -o link; tc qdisc show; tc actions show action mirred"
+    before = namespaces.shell(netns, show)
+
+    nl.do(asked)
+    with pytest.raises(NetlinkError, match=rf"does this kernel have CONFIG_{option}\?"):
+        nl.do(asked._replace(body=asked.body.replace(known, unknown)))
+
+    assert namespaces.shell(netns, show) == before
+
+
 @pytest.mark.parametrize("option", ["IFB", "NET_SCH_TBF", "NET_SCH_INGRESS", "NET_CLS_U32", "NET_ACT_MIRRED"])
 def test_what_the_kernel_lacks_is_named(nl: Socket, port: Link, ifb: int, option: str) -> None:
     """It says the same of what it was built without and of what has never been."""

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
+from cni.kernel.ports import Ifb
+from cni.kernel.tc import IngressQdisc, Redirect, TokenBucket
 from tests import namespaces, oracle
 from tests.conftest import REFERENCE_PLUGINS
 from tests.verbs.lab import Chain, kubernetes
@@ -590,6 +592,31 @@ def test_what_is_no_veth_can_not_be_shaped(lan: Network, netns: Path) -> None:
     assert "eth0 is not one end of a veth" in error["msg"]
     assert lan.records == {}
     assert lan.chained("bandwidth", result).add(netns) == result
+
+
+@pytest.mark.parametrize("asked", [TokenBucket, Ifb, IngressQdisc, Redirect])
+def test_what_the_kernel_lacks_is_told_of_before_anything_is_made(
+    in_process: InProcess, node: Path, data_dir: Path, netns: Path, asked: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of a kernel without it: it says the same of what has never been."""
+    config = {"cniVersion": "1.1.0", "name": "pods", "type": "podwire", "ipam": host_local(data_dir, "10.244.0.0/24")}
+    pods = Network(in_process, node, config | {"runtimeConfig": {"bandwidth": BOTH}}, data_dir)
+    question = asked.ask()  # type: ignore[attr-defined]  # each of them has it
+    unknown = question._replace(body=question.body.replace(b"b", b"?").replace(b"l", b"?").replace(b"m", b"?"))
+    monkeypatch.setattr(asked, "ask", lambda: unknown)
+    before = namespaces.shell(node, "ip link; nft list ruleset; tc qdisc")
+
+    error = pods.call("ADD", netns=netns).error
+
+    assert question.option in error["msg"]
+    assert (pods.records, pods.reserved) == ({}, {})
+    assert namespaces.shell(node, "ip link; nft list ruleset; tc qdisc") == before
+
+    monkeypatch.undo()
+    pods.add(netns)
+    monkeypatch.setattr(asked, "ask", lambda: unknown)  # what is known isn't asked again
+    pods.delete(netns=netns)
+    pods.add(netns)
 
 
 def test_a_burst_without_a_rate_is_refused_before_anything_is_touched(lan: Network, netns: Path) -> None:

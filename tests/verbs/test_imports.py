@@ -45,9 +45,9 @@ ADD = COMMON | {
 }  # fmt: skip
 """The modules of an ADD by bridge and host-local, besides those of an interpreter that does nothing."""
 PODWIRE_ADD = ADD | {
-    "cni.attach.claims", "cni.attach.elements", "cni.features.bandwidth", "cni.features.masquerade",
-    "cni.features.portmap", "cni.features.routed", "cni.features.spoofing", "cni.kernel.conntrack", "cni.kernel.nft",
-    "cni.kernel.tc", "cni.podwire",
+    "cni.attach.abilities", "cni.attach.claims", "cni.attach.elements", "cni.features.bandwidth",
+    "cni.features.masquerade", "cni.features.portmap", "cni.features.routed", "cni.features.spoofing",
+    "cni.kernel.conntrack", "cni.kernel.nft", "cni.kernel.tc", "cni.podwire",
 }  # fmt: skip
 """… and of one by podwire, with host ports and shaping."""
 DEL = COMMON | {"cni.attach.reaper", "cni.attach.removing", "cni.kernel.neighbour"}

@@ -269,17 +269,21 @@ def test_an_element_that_is_not_there_is_not_found_and_other_refusals_are_raised
         PORT.find(nl)
 
 
-def table_message(sequence: int, *parts: bytes) -> bytes:
-    return message(0x0A00, 0, sequence, nft.nfgenmsg("inet") + netlink.text(1, "podwire") + b"".join(parts))
+def chain_message(sequence: int, rules: int, *parts: bytes) -> bytes:
+    use = netlink.attribute(6, rules.to_bytes(4, "big"))
+    return message(0x0A03, 0, sequence, nft.nfgenmsg("inet") + netlink.text(1, "podwire") + use + b"".join(parts))
 
 
-def test_a_tables_version_is_its_comment(nl: Socket, kernel: Kernel) -> None:
-    kernel.say(table_message(1, netlink.attribute(6, b"\x00\x0apodwire 1\x00")))
-    kernel.say(table_message(2))
-    kernel.say(answer(3, errno.ENOENT))
+def test_the_rules_version_is_the_comment_of_a_chain_that_goes_with_them(nl: Socket, kernel: Kernel) -> None:
+    comment = netlink.attribute(12, b"\x00\x0apodwire 1\x00")
+    kernel.say(chain_message(1, 1, comment))
+    kernel.say(chain_message(2, 1))
+    kernel.say(chain_message(3, 0, comment))  # its rule is gone, and with it all others
+    kernel.say(answer(4, errno.ENOENT))
 
-    assert [nft.table_version(nl) for _ in range(3)] == ["podwire 1", "", None]
-    assert [asked.body for (asked,) in kernel.sent] == [b"\1\0\0\0\x0c\0\1\0podwire\0"] * 3
+    assert [nft.rules_version(nl) for _ in range(4)] == ["podwire 1", "", None, None]
+    asked = b"\1\0\0\0\x0c\0\1\0podwire\0\x0b\0\3\0intact\0\0"
+    assert [one.body for (one,) in kernel.sent] == [asked] * 4
 
 
 # How a kernel says that it has no nf_tables: in a message, in a batch, and to who wants a socket.
@@ -289,8 +293,8 @@ def test_a_kernel_without_nf_tables_is_told_by_the_option_that_it_lacks(nl: Sock
     kernel.say(answer(1, errno.EINVAL))
     kernel.say(answer(2 | BATCH, errno.EOPNOTSUPP))
 
-    with pytest.raises(NetlinkError, match=r"^nft list table inet podwire: .*CONFIG_NF_TABLES.*ENOTSUP"):
-        nft.table_version(nl)
+    with pytest.raises(NetlinkError, match=r"^nft list chain inet podwire intact: .*CONFIG_NF_TABLES.*ENOTSUP"):
+        nft.rules_version(nl)
     with pytest.raises(NetlinkError, match=r"^nft 'create element .*': .*CONFIG_NF_TABLES.*ENOTSUP"):
         nft.transact(nl, [POD.make()])
 
