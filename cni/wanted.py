@@ -100,8 +100,8 @@ class Wanted(NamedTuple):
         moved = other._replace(
             ips=tuple([ip if ip.interface is None else ip._replace(interface=ip.interface + shift) for ip in other.ips])
         )
-        # Field by field, so that no group can be forgotten. That each stays of its kind, the type checker can't see.
-        return Wanted(*[ours + others for ours, others in zip(self, moved)])  # type: ignore[arg-type]
+        # Field by field, so that no group can be forgotten.
+        return Wanted(*[ours + others for ours, others in zip(self, moved)])  # type: ignore[arg-type]  # each of its kind
 
 
 if TYPE_CHECKING:

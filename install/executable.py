@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 PACKAGES = ("cni", "ipam", "install")
 LOADER = "install.loader"
-FOR_PEOPLE = ("cni.cli", "cni.runtime", "install")
-"""Packages that no call of a runtime imports."""
 _EITHER = ("cni.__main__", "cni.plugin", "cni.addresses", "cni.attach.node", "cni.hostlocal")
 _ADD = (*_EITHER, "cni.attach.adding", "cni.features.bridge", "cni.hostlocal.plan", "ipam.allocator")
 _DEL = (*_EITHER, "cni.attach.removing", "cni.kernel.neighbour")

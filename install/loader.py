@@ -109,7 +109,12 @@ class Compiled:
             return None
         code = self.get_code(name)
         # A loader is whatever has these methods; to inherit importlib.abc.Loader one would have to import it.
-        return ModuleSpec(name, self, origin=code.co_filename, is_package=is_package(code))  # type: ignore[arg-type]
+        return ModuleSpec(
+            name,
+            self,  # type: ignore[arg-type]  # for the reason above
+            origin=code.co_filename,
+            is_package=is_package(code),
+        )
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None

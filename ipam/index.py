@@ -44,7 +44,6 @@ _PRIME: Final = (1 << 64) - 59
 _SPREAD: Final = 0x9E3779B97F4A7C15  # 2 ** 64 divided by the golden ratio: neighbours end up far from each other
 _TAG_AT: Final = 8
 _PAGE_COUNT_AT: Final = 20
-_BOOT_AT: Final = 24
 _VERSION_AT: Final = 0 if struct.pack("=H", 1)[0] else 7
 """Where the lowest byte of a slot's hash is."""
 

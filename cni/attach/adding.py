@@ -118,7 +118,7 @@ def _filter(node: Node, key: Key, wanted: Wanted) -> None:
     if wanted.flows:
         from cni.kernel import conntrack
 
-        conntrack.forget_strays(node.nf, node.nl, wanted.flows)
+        conntrack.forget_strays(node.nf(), node.nl, wanted.flows)
 
 
 def _filter_anew(node: Node, key: Key, before: Wanted, wanted: Wanted) -> None:

@@ -143,7 +143,7 @@ def _of_record(node: Node, pod_side: Sandbox, old: Record) -> list[str]:
     for switch in wanted.switches:
         missing += _of_switch(node, switch)
     missing += [f"sysctl {one}" for one in wanted.settings if not one.find()]
-    missing += [one.make().what for one in wanted.elements if not one.find(node.nf)]
+    missing += [one.make().what for one in wanted.elements if not one.find(node.nf())]
     missing += [f"{one}" for one in wanted.openings if not one.find()]
     for ifb in wanted.ifbs:
         there = ifb.find(node.nl)

@@ -65,7 +65,7 @@ def drop(node: Node, key: Key, elements: Sequence[Element]) -> bool:
 def are_current(node: Node, families: Iterable[str]) -> bool:
     """Whether our tables of these families are there with their rules, as this version makes them."""
     skeleton = node.skeleton
-    return skeleton is not None and all(nft.rules_version(node.nf, one) == skeleton.version for one in families)
+    return skeleton is not None and all(nft.rules_version(node.nf(), one) == skeleton.version for one in families)
 
 
 def _delete(node: Node, elements: Iterable[Element]) -> None:
@@ -76,7 +76,7 @@ def _delete(node: Node, elements: Iterable[Element]) -> None:
             requests.append(one.drop())
         except ValueError:
             pass  # not of its set's type: to stumble over it would keep the rest, and the pod, for ever
-    nft.transact(node.nf, requests)
+    nft.transact(node.nf(), requests)
 
 
 def _families(elements: Iterable[Element]) -> tuple[str, ...]:
@@ -107,7 +107,7 @@ def _add(node: Node, elements: Sequence[Element]) -> bool:
     requests = [one.make() for one in elements]
     for again in (True, False):
         try:
-            nft.transact(node.nf, requests)
+            nft.transact(node.nf(), requests)
         except NetlinkError as error:
             if error.errno == errno.ENOENT:
                 return False

@@ -72,13 +72,9 @@ class Node:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
     def nf(self) -> Socket:
-        """A socket to the packet filter."""
-        return self.open_filter()
-
-    def open_filter(self) -> Socket:
-        """When something first asks for it."""
+        """The socket to the packet filter, opened when something first asks for it: few verbs of few pods do. Raises
+        NetlinkError where the kernel has none."""
         if not self._nf:
             from cni.kernel import nft
 

@@ -22,7 +22,7 @@ def status(node: Node, addresses: Addresses, filters: bool) -> None:
         node.require_room()
         links.find(node.nl, "lo")
         if filters:
-            node.open_filter()
+            node.nf()  # refuses where the kernel has no packet filter
         if node.tables():
             from cni.attach import tables
 

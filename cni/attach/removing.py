@@ -61,7 +61,7 @@ def remove(node: Node, old: Record) -> None:
     hanging = objects.hanging_of(old.objects)
     if "elements" in old.objects:
         with failures:
-            node.open_filter()  # for the helper to hold (see `reaper.linger`)
+            node.nf()  # opened now, for the helper that is forked below to hold (see `reaper.linger`)
     with failures:
         delete_links(node, old.key, with_ifb="ifbs" in old.objects)
     for thing in reversed(hanging):  # all else went with the port
@@ -103,9 +103,9 @@ def _forget(node: Node, things: Objects) -> None:
 
     addresses = reading.addresses_of(things)
     for address in addresses:
-        conntrack.forget_address(node.nf, address)
+        conntrack.forget_address(node.nf(), address)
     if "flows" in things and not addresses:
-        conntrack.forget_served(node.nf, reading.flows_of(things))
+        conntrack.forget_served(node.nf(), reading.flows_of(things))
 
 
 class Failures:

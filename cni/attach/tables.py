@@ -31,7 +31,7 @@ def complete(node: Node, families: Iterable[str], fragments: Sequence[Fragment])
         restore(node, families)
     there = set()
     for family in families:
-        there.update([one.name.rpartition("_")[2] for one in nftlist.declared(node.nf, family)])
+        there.update([one.name.rpartition("_")[2] for one in nftlist.declared(node.nf(), family)])
     for fragment in fragments:
         if fragment.name not in there:
             ruleset.load(fragment.text)
@@ -115,7 +115,7 @@ def left_by(node: Node, lost: Iterable[tuple[str, Claim]]) -> list[Element]:
             found += [one for one in reading.elements_of(old.objects) if one.claim == claim]
         elif key:
             found += [
-                one for family in node.tables() for one in nftlist.elements(node.nf, family) if one.tag == key.tag
+                one for family in node.tables() for one in nftlist.elements(node.nf(), family) if one.tag == key.tag
             ]
     return found
 
@@ -124,7 +124,7 @@ def drop_tagged(node: Node, key: Key) -> None:
     """The elements that bear the attachment's tag, and its claims: where no record lists them."""
     with node.rules_lock(shared=False), node.claims_lock():
         for family in node.tables():
-            nft.transact(node.nf, [one.drop() for one in nftlist.elements(node.nf, family) if one.tag == key.tag])
+            nft.transact(node.nf(), [one.drop() for one in nftlist.elements(node.nf(), family) if one.tag == key.tag])
         claims.disown(node, {str(key)})
 
 
@@ -135,8 +135,8 @@ def collect(node: Node) -> None:
         tags = {key.tag for key in keys}
         fragments = {one.name for old in node.records.all() for one in reading.fragments_of(old.objects)}
         for family in node.tables():
-            found = nftlist.elements(node.nf, family)
-            nft.transact(node.nf, [one.drop() for one in found if one.tag not in tags])
+            found = nftlist.elements(node.nf(), family)
+            nft.transact(node.nf(), [one.drop() for one in found if one.tag not in tags])
             _remove_rules(node, family, fragments)
         claims.disown(node, claims.owners(node) - {str(key) for key in keys})
 
@@ -147,10 +147,10 @@ def _remove_rules(node: Node, family: str, used: set[str]) -> None:
     constant = set(skeleton.text(family).split()) if skeleton else set()
     old = [
         one
-        for one in nftlist.declared(node.nf, family)
+        for one in nftlist.declared(node.nf(), family)
         if one.name not in constant and one.name.rpartition("_")[2] not in used
     ]
-    # Emptied first: nothing that a rule or a verdict names can be deleted.
+    # Emptied first: nothing that a rule names can be deleted, nor what an element of a map does.
     text = [f"{verb} {one.kind} {family} {nft.TABLE} {one.name}\n" for verb in ("flush", "delete") for one in old]
     if old and skeleton:
         ruleset.load("".join(text))

@@ -74,13 +74,9 @@ NFTA_SET_ELEM_KEY: Final = 1
 NFTA_SET_ELEM_DATA: Final = 2
 NFTA_SET_ELEM_USERDATA: Final = 6
 NFTA_DATA_VALUE: Final = 1
-NFTA_DATA_VERDICT: Final = 2
-NFTA_VERDICT_CODE: Final = 1
-NFTA_VERDICT_CHAIN: Final = 2
 
 IFNAME_BYTES: Final = 16  # linux/if.h: IFNAMSIZ
 PROTOCOLS: Final = {"tcp": 6, "udp": 17, "sctp": 132, "udplite": 136, "icmp": 1}
-VERDICTS: Final = {"drop": 0, "accept": 1, "jump": -3, "goto": -4}
 _COMMENT: Final = 0  # of a chain, and of an element: the kind of what libnftnl writes into their user data
 _COMMENT_BYTES: Final = 128
 
@@ -133,11 +129,8 @@ class Element(NamedTuple):
         _, _, value_type = self.type.partition(" : ")
         if not value_type:
             return True
-        wanted = attributes(_value(value_type, self.text.partition(" : ")[2]))
-        there = attributes(found.get(NFTA_SET_ELEM_DATA, b""))
-        if NFTA_DATA_VERDICT in wanted:
-            wanted, there = (attributes(one.get(NFTA_DATA_VERDICT, b"")) for one in (wanted, there))
-        return wanted == there
+        there = attributes(found.get(NFTA_SET_ELEM_DATA, b"")).get(NFTA_DATA_VALUE)
+        return there == encoded(value_type, self.text.partition(" : ")[2])
 
     def line(self, verb: str = "add") -> str:
         """What nft does this with: "add", "create", "delete" or "get" it. The first takes one that is there already for
@@ -157,7 +150,7 @@ class Element(NamedTuple):
         parts = nested(NFTA_SET_ELEM_KEY, attribute(NFTA_DATA_VALUE, encoded(key_type, key)))
         if message == NFT_MSG_NEWSETELEM:
             if maps:
-                parts += nested(NFTA_SET_ELEM_DATA, _value(value_type, value))
+                parts += nested(NFTA_SET_ELEM_DATA, attribute(NFTA_DATA_VALUE, encoded(value_type, value)))
             parts += attribute(NFTA_SET_ELEM_USERDATA, _comment(self.tag))
         body = (
             nfgenmsg(self.family)
@@ -197,7 +190,7 @@ def require_writable(link: str) -> None:
 
 
 def encoded(type: str, text: str) -> bytes:
-    """The bytes of a key, or of a value that is no verdict. Raises ValueError for a text that is not of the type."""
+    """The bytes of a key, or of a value. Raises ValueError for a text that is not of the type."""
     types, texts = type.split(" . "), text.split(" . ")
     if len(types) != len(texts):
         raise ValueError(f"{text!r} is no {type}")
@@ -241,20 +234,6 @@ def _number(text: str) -> int:
     if text.isascii() and text.isdigit() and len(text) <= 5:
         return int(text)
     raise ValueError(f"{text!r} is no number that could be meant")
-
-
-def _value(type: str, text: str) -> bytes:
-    """The attribute that a map's value is. Raises ValueError."""
-    if type != "verdict":
-        return attribute(NFTA_DATA_VALUE, encoded(type, text))
-    verb, _, chain = text.partition(" ")
-    code = VERDICTS.get(verb)
-    if code is None or (code < 0) != bool(chain):
-        raise ValueError(f"{text!r} is no {type}")
-    parts = attribute(NFTA_VERDICT_CODE, code.to_bytes(4, "big", signed=True))
-    if chain:
-        parts += attribute(NFTA_VERDICT_CHAIN, chain.encode() + b"\0")
-    return nested(NFTA_DATA_VERDICT, parts)
 
 
 def _quoted(type: str, text: str) -> str:

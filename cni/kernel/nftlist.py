@@ -19,18 +19,14 @@ from cni.kernel.nft import (
     NFTA_CHAIN_NAME,
     NFTA_CHAIN_TABLE,
     NFTA_DATA_VALUE,
-    NFTA_DATA_VERDICT,
     NFTA_SET_ELEM_DATA,
     NFTA_SET_ELEM_KEY,
     NFTA_SET_ELEM_LIST_ELEMENTS,
     NFTA_SET_ELEM_LIST_SET,
     NFTA_SET_ELEM_LIST_TABLE,
     NFTA_SET_ELEM_USERDATA,
-    NFTA_VERDICT_CHAIN,
-    NFTA_VERDICT_CODE,
     PROTOCOLS,
     TABLE,
-    VERDICTS,
     Element,
     comment_in,
     nfgenmsg,
@@ -56,7 +52,6 @@ NFT_SET_ANONYMOUS: Final = 0x1
 NFT_SET_INTERVAL: Final = 0x4
 NFT_SET_MAP: Final = 0x8
 NFT_SET_OBJECT: Final = 0x40
-NFT_DATA_VERDICT: Final = 0xFFFFFF00
 
 # By nft's number: the word, and how many bytes such a field has.
 _TYPES: Final = {
@@ -70,7 +65,6 @@ _TYPES: Final = {
 }
 _BYTES: Final = dict(_TYPES.values())
 _PROTOCOL_NAMES: Final = {number: name for name, number in PROTOCOLS.items()}
-_VERDICT_NAMES: Final = {number: name for name, number in VERDICTS.items()}
 _ATTRIBUTE = struct.Struct("=HH")
 
 
@@ -101,8 +95,7 @@ def declared(nl: Socket, family: str) -> list[Declared]:
             continue
         type = "" if flags & (NFT_SET_INTERVAL | NFT_SET_OBJECT) else _type(_number(one, NFTA_SET_KEY_TYPE))
         if type and flags & NFT_SET_MAP:
-            value = _number(one, NFTA_SET_DATA_TYPE)
-            value_type = "verdict" if value == NFT_DATA_VERDICT else _type(value)
+            value_type = _type(_number(one, NFTA_SET_DATA_TYPE))
             type = f"{type} : {value_type}" if value_type else ""
         kind = "map" if flags & (NFT_SET_MAP | NFT_SET_OBJECT) else "set"
         found.append(Declared(family, kind, as_text(one[NFTA_SET_NAME]), type))
@@ -128,14 +121,15 @@ def _elements_of(nl: Socket, of: Declared) -> list[Element]:
         for one in _list(part.get(NFTA_SET_ELEM_LIST_ELEMENTS, b"")):
             told = decoded(key_type, attributes(one.get(NFTA_SET_ELEM_KEY, b"")).get(NFTA_DATA_VALUE, b""))
             if maps:
-                told += f" : {_value(value_type, one.get(NFTA_SET_ELEM_DATA, b''))}"
+                value = attributes(one.get(NFTA_SET_ELEM_DATA, b"")).get(NFTA_DATA_VALUE, b"")
+                told += f" : {decoded(value_type, value)}"
             tag = comment_in(one.get(NFTA_SET_ELEM_USERDATA, b""))
             found[told] = Element(of.name, of.type, told, tag, family=of.family)
     return list(found.values())
 
 
 def decoded(type: str, packed: bytes) -> str:
-    """A key, or a value that is no verdict, as nft has it: the inverse of `nft.encoded`. Raises ValueError."""
+    """A key, or a value, as nft has it: the inverse of `nft.encoded`. Raises ValueError."""
     types = type.split(" . ")
     texts = []
     start = 0
@@ -159,15 +153,6 @@ def _field(type: str, packed: bytes) -> str:
         return str(Address.from_packed(packed))
     number = int.from_bytes(packed, "big")
     return _PROTOCOL_NAMES.get(number, str(number)) if type == "inet_proto" else str(number)
-
-
-def _value(type: str, data: bytes) -> str:
-    parts = attributes(data)
-    if type != "verdict":
-        return decoded(type, parts.get(NFTA_DATA_VALUE, b""))
-    verdict = attributes(parts.get(NFTA_DATA_VERDICT, b""))
-    code = int.from_bytes(verdict.get(NFTA_VERDICT_CODE, b""), "big", signed=True)
-    return f"{_VERDICT_NAMES.get(code, code)} {as_text(verdict.get(NFTA_VERDICT_CHAIN, b''))}".rstrip()
 
 
 def _type(number: int) -> str:

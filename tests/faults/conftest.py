@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from tests.calls import Caller, InProcess
 
+# What it asserts is a test's own business: pytest is to tell how the states differ.
+pytest.register_assert_rewrite("tests.faults.attachment")
+
 
 @pytest.fixture
 def caller(in_process: InProcess) -> Caller:

@@ -43,12 +43,12 @@ NOT_STEPS = frozenset({"_exit", "getpid", "inet_ntop", "inet_pton", "isatty", "s
 READING = frozenset(
     {
         *("access", "close", "fstat", "getsockopt", "ioctl", "listdir", "lstat", "poll", "pread", "read"),
-        *("setsockopt", "stat", "statvfs", "urandom"),
+        *("setsockopt", "stat", "statvfs", "urandom", "waitid"),
     }
 )
 """Steps that change nothing, so that it is all the same whether they fail before or after."""
 
-OWN = frozenset({"bind", "fcntl", "flock", "lseek", "open", "pipe2", "recvfrom", "setns", "socket"})
+OWN = frozenset({"bind", "fcntl", "flock", "lseek", "open", "pidfd_open", "pipe2", "recvfrom", "setns", "socket"})
 """Steps whose effect ends with the process, so that it is all the same whether it dies before or after."""
 
 JOURNAL_BYTES = 1 << 16

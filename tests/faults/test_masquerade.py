@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests import namespaces
-from tests.faults.injection import ERRORS, Injected, throughout
-from tests.faults.seam import KILL, NONE, Fault
+from tests.faults.attachment import Attachment
+from tests.faults.scene import THEIRS
+from tests.faults.seam import NONE, Fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tests.faults.injection import Injected
     from tests.faults.scene import Scene
 
 pytestmark = pytest.mark.needs("nft")
@@ -24,32 +25,29 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-THEIRS = {"containerID": "reference", "ifname": "eth0"}
-"""Who holds what is foreign in the scene."""
-
-
-class Masked:
+class Masked(Attachment):
     """A node on which a pod was masqueraded once, so that its tables and all that is shared are there."""
 
+    living = (THEIRS[0],)
+
     def __init__(self, scene: Scene, kind: str) -> None:
-        self._scene = scene
-        self._keys = KINDS[kind]
+        super().__init__(scene, kind)
         for command in ("ADD", "DEL"):
             assert self.call(NONE, command).code == 0
         assert "chain masquerade_" in self._rules()
-        self._before = set(scene.changed())
+        assert "elements = {" not in self._rules()
+        self.before = self.state()
 
     def call(self, fault: Fault, command: str, **keys: Any) -> Injected:
-        return self._scene.call(fault, command, **self._keys, **keys)
+        return self.scene.call(fault, command, **KINDS[self.plugin], **keys)
 
-    def left(self) -> list[str]:
+    def state(self) -> object:
         """What is here of the pod: links, addresses, routes, files, and elements of any set."""
-        elements = ["elements"] if "elements = {" in self._rules() else []
-        now = {one for one in self._scene.changed() if "/claims/.new: " not in one}  # the next one writes over it
-        return elements + sorted(now ^ self._before)
+        now = [one for one in self.scene.changed() if "/claims/.new: " not in one]  # the next one writes over it
+        return "elements = {" in self._rules(), now
 
     def _rules(self) -> str:
-        return namespaces.shell(self._scene.node, "nft list ruleset")
+        return namespaces.shell(self.scene.node, "nft list ruleset")
 
 
 @pytest.fixture(params=KINDS)
@@ -57,50 +55,25 @@ def masked(request: pytest.FixtureRequest, scenes: Callable[..., Scene]) -> Mask
     return Masked(scenes(has_life=False), request.param)
 
 
-def finish(masked: Masked, outcome: Injected, then: str) -> None:
-    if then == "GC":
-        after = masked.call(
-            NONE, "GC", **{"cni.dev/valid-attachments": [{"containerID": "reference", "ifname": "eth0"}]}
-        )
-    else:
-        if then == "ADD":
-            assert masked.call(NONE, "ADD").code in (0, 1), outcome.told  # 1 where it was complete
-            assert masked.left()
-        after = masked.call(NONE, "DEL")
-    assert (after.code, after.stdout) == (0, b""), f"{after}, {outcome.told}"
-    assert masked.left() == [], outcome.told
-
-
 @pytest.mark.parametrize("after", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["at", "after"])
 def test_an_add_that_fails_leaves_nothing(masked: Masked, after: bool) -> None:
-    def fault(number: int) -> Fault:
-        return Fault(number, ERRORS[number % len(ERRORS)], after)
-
-    for outcome in throughout(lambda fault: masked.call(fault, "ADD"), fault, 95):
-        finish(masked, outcome, "DEL")
+    for outcome in masked.failing_adds(95, after=after):
+        masked.end(outcome)
 
 
 @pytest.mark.parametrize("then", ["DEL", *[pytest.param(then, marks=pytest.mark.slow) for then in ("ADD", "GC")]])
 def test_what_a_killed_add_made_is_gone_after_what_comes_next(masked: Masked, then: str) -> None:
-    for outcome in throughout(lambda fault: masked.call(fault, "ADD"), lambda number: Fault(number, KILL), 45):
-        finish(masked, outcome, then)
+    for outcome in masked.killed_adds(45):
+        masked.end(outcome, then)
 
 
 @pytest.mark.parametrize("then", ["ADD", *[pytest.param(then, marks=pytest.mark.slow) for then in ("DEL", "GC")]])
 def test_what_a_killed_del_left_is_gone_after_what_comes_next(masked: Masked, then: str) -> None:
-    def attach_and_detach(fault: Fault) -> Injected:
-        assert masked.call(NONE, "ADD").code == 0
-        return masked.call(fault, "DEL")
-
-    for outcome in throughout(attach_and_detach, lambda number: Fault(number, KILL), 20):
-        finish(masked, outcome, then)
+    for outcome in masked.killed_dels(20):
+        masked.end(outcome, then)
 
 
 def test_a_del_that_fails_is_finished_by_the_next(masked: Masked) -> None:
-    def attach_and_detach(fault: Fault) -> Injected:
-        assert masked.call(NONE, "ADD").code == 0
-        return masked.call(fault, "DEL")
-
-    for outcome in throughout(attach_and_detach, lambda number: Fault(number, errno.ENOBUFS), 40):
-        assert outcome.code or masked.left() == [], outcome.told
-        finish(masked, outcome, "DEL")
+    for outcome in masked.failing_dels(40):
+        assert outcome.code or masked.is_as_before(), outcome.told
+        masked.end(outcome)

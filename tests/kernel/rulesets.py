@@ -29,7 +29,6 @@ table inet podwire {{
     set pods6 {{ type ifname . ipv6_addr; }}
     map hostports_any4 {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
     map hostports6 {{ type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service; }}
-    map verdicts {{ type ipv4_addr : verdict; }}
     map names {{ type ipv4_addr : ifname; }}
     chain chain_1 {{ }}
     chain chain_2 {{ }}
@@ -82,9 +81,6 @@ def elements(netns: Path) -> set[Listed]:
 
 
 def _text(type: str, value: Any) -> str:
-    if type == "verdict":
-        ((verb, where),) = value.items()
-        return f"{verb} {where['target']}" if where else str(verb)
     parts = value["concat"] if isinstance(value, dict) else [value]
     return " . ".join(
         PROTOCOLS.get(part, str(part)) if each == "inet_proto" else str(part)

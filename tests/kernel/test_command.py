@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
 import stat
-from typing import TYPE_CHECKING
+import threading
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from cni import lean
+from cni.attach.locks import Lock
 from cni.kernel import command
 from cni.kernel.command import Ended
 from cni.kernel.netlink import Refused
-from cni.spec.errors import NOT_AVAILABLE, CNIError
+from cni.spec.errors import NOT_AVAILABLE, TRY_AGAIN_LATER, CNIError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+LONG_S = 600
+"""How long a command hangs here that nobody ends: longer than any test may take."""
 
 
 @pytest.fixture(params=["heard of", "ignored"])
@@ -30,6 +37,19 @@ def children(request: pytest.FixtureRequest) -> Iterator[None]:
         signal.signal(signal.SIGCHLD, before)
 
 
+@pytest.fixture(params=["a descriptor", "none in this interpreter", "none to be had"])
+def waiting(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not everywhere there is a descriptor by which to wait for a process."""
+
+    def refuse(pid: int) -> NoReturn:
+        raise OSError(errno.EPERM, "a seccomp filter says no")
+
+    if request.param == "none in this interpreter":
+        monkeypatch.delattr(lean.posix, "pidfd_open")
+    elif request.param == "none to be had":
+        monkeypatch.setattr(lean.posix, "pidfd_open", refuse)
+
+
 @pytest.mark.usefixtures("children")
 def test_it_gets_its_input_whole_and_its_output_is_read() -> None:
     assert command.run(["wc", "-c"], b"x" * (1 << 20)) == b"1048576\n"
@@ -37,7 +57,7 @@ def test_it_gets_its_input_whole_and_its_output_is_read() -> None:
     assert command.run(["sh", "-c", 'printf "%s" "$1"', "sh", "a b\n"]) == b"a b\n"
 
 
-@pytest.mark.usefixtures("children")
+@pytest.mark.usefixtures("children", "waiting")
 def test_its_end_is_told_with_what_it_said() -> None:
     end = command.ended(["sh", "-c", "echo out; echo '# a warning' >&2; echo no such thing >&2; echo more >&2; exit 7"])
 
@@ -105,3 +125,102 @@ def test_standard_streams_that_are_closed_are_no_trouble(tmp_path: Path) -> None
 
     os.waitpid(pid, 0)
     assert told.read_bytes() == b"whole"
+
+
+# --- one that hangs ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """The process IDs of the commands that a test runs. None of them is left at its end."""
+    spawn = lean.posix.posix_spawn
+    found: list[int] = []
+
+    def noted(*arguments: Any, **named: Any) -> int:
+        found.append(spawn(*arguments, **named))
+        return found[-1]
+
+    monkeypatch.setattr(lean.posix, "posix_spawn", noted)
+    yield found
+    assert found
+    for pid in found:
+        with pytest.raises(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Lock:
+    """Held over a command, and passed on to it. So it is free again when the last process is gone that has it."""
+    return Lock(str(tmp_path / "lock"), 0, "the test's lock", patience_s=10)
+
+
+@pytest.mark.usefixtures("children", "waiting", "started")
+def test_one_that_is_not_done_in_time_is_killed_with_all_that_it_has_started(lock: Lock) -> None:
+    open_before = os.listdir("/proc/self/fd")
+
+    with lock:
+        lock.pass_on()
+        with pytest.raises(CNIError) as caught:
+            command.run(["sh", "-c", f"sleep {LONG_S} & sleep {LONG_S}"], deadline_s=0.1)
+
+    assert caught.value.code == TRY_AGAIN_LATER
+    assert caught.value.msg == f"sh -c sleep {LONG_S} & sleep {LONG_S}: not done in 0.1 s, so it was killed"
+    assert caught.value.details.startswith("find out what sh waits for: ")
+    with lock:
+        pass
+    assert os.listdir("/proc/self/fd") == open_before
+
+
+@pytest.mark.usefixtures("started")
+def test_what_it_said_before_it_was_killed_is_told() -> None:
+    told = ""
+    for deadline_s in (0.05, 0.5, 5):  # as long as it takes to say something
+        with pytest.raises(CNIError) as caught:
+            command.run(["sh", "-c", f"echo first >&2; echo who waits >&2; exec sleep {LONG_S}"], deadline_s=deadline_s)
+        told = caught.value.msg
+        if told.endswith("waits"):
+            break
+
+    assert told.endswith(" s, so it was killed; it last said: who waits")
+
+
+@pytest.mark.usefixtures("children", "waiting", "started")
+def test_one_whose_caller_is_interrupted_is_killed_as_well(lock: Lock) -> None:
+    def interrupt(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    timer = threading.Timer(0.1, signal.pthread_kill, (threading.get_ident(), signal.SIGUSR1))
+    try:
+        with lock:
+            lock.pass_on()
+            timer.start()
+            with pytest.raises(KeyboardInterrupt):
+                command.run(["sleep", str(LONG_S)])
+    finally:
+        timer.join()
+        signal.signal(signal.SIGUSR1, before)
+    with lock:
+        pass
+
+
+def test_one_that_cannot_be_killed_is_not_waited_for(started: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a system call that doesn't return. It has the lock as long as it is at work."""
+    kill = os.killpg
+    monkeypatch.setattr(lean.posix, "killpg", lambda group, number: None)
+    monkeypatch.setattr(command, "_DEATH_S", 0.05)
+    try:
+        with pytest.raises(CNIError) as caught:
+            command.run(["sleep", str(LONG_S)], deadline_s=0.05)
+    finally:
+        kill(started[0], signal.SIGKILL)
+        os.waitpid(started[0], 0)
+
+    assert caught.value.msg == f"sleep {LONG_S}: not done in 0.05 s, so it was killed, and is still there"
+
+
+@pytest.mark.usefixtures("children", "waiting", "started")
+def test_what_one_leaves_behind_is_neither_waited_for_nor_killed() -> None:
+    daemon = int(command.run(["sh", "-c", f"sleep {LONG_S} & echo $!"], deadline_s=60))
+
+    os.kill(daemon, signal.SIGKILL)  # it's there

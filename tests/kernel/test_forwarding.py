@@ -418,3 +418,41 @@ def test_whoever_asks_leaves_what_others_have(netns: Path, make_netns: Callable[
 
     namespaces.shell(netns, "iptables-nft-save >/dev/null; iptables-legacy-save >/dev/null")
     assert "10.1.0.5" not in state(netns)
+
+
+# --- off the node -----------------------------------------------------------------------------------
+
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_what_stays_goes_by_the_commands_that_readme_names(netns: Path) -> None:
+    variants = ("iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy")
+    told = README.read_text().partition("### Take it off a node")[2].partition("\n## ")[0]
+    lines = [line.strip() for line in told.splitlines() if line.startswith("       ")]
+    of_iptables = [line for line in lines if line.startswith("iptables ")]
+    of_nft = [line for line in lines if "inet filter" in line]
+    assert (len(of_iptables), len(of_nft)) == (3, 4)
+    namespaces.shell(
+        netns,
+        "nft add table inet filter;"
+        "nft add chain inet filter forward '{ type filter hook forward priority 0; policy drop; }';"
+        "nft add rule inet filter forward ct state established accept;"
+        + "; ".join(f"{variant} -P FORWARD DROP" for variant in variants),
+    )
+    before = state(netns)
+    for opening in (ForwardOpening(POD), ForwardOpening(POD6)):
+        make(netns, opening)
+        drop(netns, opening)
+    assert "jump podwire" in state(netns) and "CNI-ADMIN" in state(netns)
+
+    for variant in variants:
+        listed, *others = [line.replace("iptables ", f"{variant} ") for line in of_iptables]
+        assert len(namespaces.shell(netns, listed).splitlines()) == 2  # the chain, and the jump out of it
+        for line in others:
+            namespaces.shell(netns, line)
+    found = namespaces.shell(netns, of_nft[0])
+    for line in of_nft[1:]:
+        namespaces.shell(netns, line.replace("handle 12", f"handle {found.split()[-1]}"))
+
+    assert state(netns) == before

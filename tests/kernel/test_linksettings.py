@@ -89,7 +89,7 @@ def test_how_it_was_puts_it_back(netns: Path, nl: Socket, eth0: int) -> None:
     nl.do(then.make(eth0))
 
     assert settings(netns) == before
-    assert LinkSettings("eth0", mtu=1400).now(nl, eth0) == LinkSettings("eth0", mtu=before[1])  # type: ignore[arg-type]
+    assert LinkSettings("eth0", mtu=1400).now(nl, eth0) == LinkSettings("eth0", mtu=oracle.link(netns, "eth0").mtu)
     assert LinkSettings("eth0", promisc=True).now(nl, eth0) == LinkSettings("eth0", promisc=False)
 
 

@@ -185,9 +185,10 @@ class Client:
 
     def _peer(self) -> tuple[str, int] | None:
         try:
-            return self.socket.getpeername()[:2]  # type: ignore[no-any-return]
+            host, port, *_ = self.socket.getpeername()
         except OSError:
             return None
+        return host, port
 
     def _forget(self) -> None:
         """What came too late of earlier answers and refusals would be taken for those of the next question."""

@@ -88,7 +88,6 @@ FIELDS = {
     "inet_proto": st.sampled_from(("tcp", "udp", "sctp", "udplite", "icmp")) | st.integers(200, 255).map(str),
     "inet_service": st.integers(0, 65535).map(str),
 }
-VERDICTS = st.sampled_from(("accept", "drop", "jump chain_1", "goto chain_2"))
 
 
 def typed(words: Sequence[str]) -> SearchStrategy[tuple[str, str]]:
@@ -107,7 +106,7 @@ def _element(key: tuple[str, str], value: tuple[str, str] | None, name: str, tag
 ELEMENTS = st.builds(
     _element,
     TYPED,
-    st.none() | TYPED | VERDICTS.map(lambda text: ("verdict", text)),
+    st.none() | TYPED,
     st.sampled_from(("pods4", "hostports_any4")),
     st.sampled_from(("pw0123456789abc", "")),
     st.sampled_from(("inet", "bridge")),

@@ -130,9 +130,6 @@ def test_bytes_that_are_missing_or_too_many_are_a_value_error(typed: tuple[str, 
         {"text": "8080 : 10.244.0.5 . 80"},
         {"type": "inet_proto . inet_service"},
         {"tag": "x" * 128},
-        {"type": "inet_service : verdict", "text": "80 : perhaps"},
-        {"type": "inet_service : verdict", "text": "80 : jump"},
-        {"type": "inet_service : verdict", "text": "80 : accept chain"},
     ],
     ids=str,
 )
@@ -151,15 +148,6 @@ NFT_SENDS = {
         "01000000 0c000100 706f647769726500 13000200 686f7374706f7274735f616e793400 00"
         "34000380 30000180 10000180 0c000100 0600000000500000 10000280 0c000100 0a00000100500000"
         "0a000600 000454414700 0000"
-    ),
-    Element("vm", "ipv4_addr : verdict", "10.0.0.1 : jump foo", "x"): (
-        "01000000 0c000100 706f647769726500 07000200 766d00 00"
-        "34000380 30000180 0c000180 08000100 0a000001 18000280 14000280 08000100 fffffffd 08000200 666f6f00"
-        "08000600 00027800"
-    ),
-    Element("vm", "ipv4_addr : verdict", "10.0.0.2 : accept", "x"): (
-        "01000000 0c000100 706f647769726500 07000200 766d00 00"
-        "2c000380 28000180 0c000180 08000100 0a000002 10000280 0c000280 08000100 00000001 08000600 00027800"
     ),
     Element("ports", "ifname", "cni0", "x"): (
         "01000000 0c000100 706f647769726500 0a000200 706f72747300 0000"
@@ -270,20 +258,6 @@ def test_an_element_is_found_with_its_value_and_its_comment(
     kernel.say(element_message(1, *parts))
 
     assert PORT.find(nl) == found
-
-
-def test_a_verdict_is_found_by_its_code_and_its_chain(nl: Socket, kernel: Kernel) -> None:
-    wanted = Element("vm", "inet_proto . inet_service : verdict", "tcp . 8080 : jump foo", TAG)
-
-    def verdict(code: int, chain: bytes) -> bytes:
-        parts = netlink.attribute(1, code.to_bytes(4, "big", signed=True)) + netlink.attribute(2, chain)
-        return data(netlink.attribute(nft.NFTA_DATA_VERDICT, parts))
-
-    for sequence, (code, chain, found) in enumerate(
-        [(-3, b"foo\0", True), (-4, b"foo\0", False), (-3, b"bar\0", False)], 1
-    ):
-        kernel.say(element_message(sequence, KEY, verdict(code, chain), COMMENT))
-        assert wanted.find(nl) == found
 
 
 def test_an_element_that_is_not_there_is_not_found_and_other_refusals_are_raised(nl: Socket, kernel: Kernel) -> None:
