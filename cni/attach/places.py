@@ -11,7 +11,8 @@ way, then after as many calls as there were members all are gone, and what each 
 order. What a runtime that calls less often leaves, GC takes.
 
 Who alone is by its plugin pays nothing for this: that there may be others is in the first one's record (`more`), before
-there are. Whoever works on a later place holds the lock of the first as well, taken before.
+there are. Whoever works on a later place holds the lock of the first as well, taken before; but GC takes each by
+itself.
 """
 
 from __future__ import annotations
