@@ -241,6 +241,7 @@ def _call(
         addresses=ipam,
         prev=conf.prev_result,
         dns=plugin.dns(conf) if plugin.dns else conf.dns,
+        config=conf.raw.decode() if plugin.chained else "",
     )
 
 

@@ -17,7 +17,7 @@ from cni.attach import making, objects, record, sandbox, shared
 from cni.attach.call import pod_of, result_of, wanted_of
 from cni.attach.record import Record
 from cni.kernel.netns import LostThreadError
-from cni.spec.errors import ALREADY_ATTACHED, CNIError
+from cni.spec.errors import CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,14 +30,22 @@ if TYPE_CHECKING:
 
 
 def add(node: Node, call: Call) -> Result:
-    """Attaches the pod. An attachment that lives already is an error, and nothing of it is touched."""
+    """Attaches the pod. An attachment that lives already is an error, and nothing of it is touched; unless another
+    member of the chain made it, which is by the same plugin."""
     with sandbox.require(call.netns, node.home, call.own_netns_is_fine) as pod_side:
         node.prepare(adding=True)
         with node.lock(call.key):
             cookie = pod_side.nl.netns_cookie()
-            _clear_remains(node, call.key, pod_side, cookie)
+            living = _clear_remains(node, call.key, pod_side, cookie)
+            if living:
+                from cni.attach import places
+
+                # Under the lock of the first place, which keeps all other calls for any of them out.
+                key = places.require_next(node, living, pod_side.netns, cookie, call.config)
+                return add(node, call._replace(key=key))
             _require_kernel(node, call)
-            now = node.records.write(Record.begun(call.key, pod_side.netns, cookie, call.addresses.delegation))
+            begun = Record.begun(call.key, pod_side.netns, cookie, call.addresses.delegation, call.config)
+            now = node.records.write(begun)
             try:
                 leased = call.addresses.acquire(call.key, call.netns)
                 pod = _pod_of(node, pod_side, call, leased)
@@ -130,22 +138,23 @@ def _filter_anew(node: Node, key: Key, before: Wanted, wanted: Wanted) -> None:
         elements.make(node, key, wanted)
 
 
-def _clear_remains(node: Node, key: Key, pod_side: sandbox.Sandbox, cookie: int) -> None:
-    """An attachment of this key that lives is an error; one that began, died or was leaving is removed first."""
+def _clear_remains(node: Node, key: Key, pod_side: sandbox.Sandbox, cookie: int) -> Record | None:
+    """An attachment of this key, if it lives; one that began, died or was leaving is removed."""
     old = node.records.read(key)
     if not old:
-        return
+        return None
     # At the same path may be another namespace by now, even with the inode number of the one that was.
     gone = old.netns == pod_side.netns.path and not record.is_in(old, pod_side.netns, cookie)
     if old.stage == record.COMPLETE and record.lives(old) and not gone:
-        raise CNIError(
-            ALREADY_ATTACHED,
-            f"{key.ifname} of container {key.container_id} is attached to network {key.network} already",
-            f"its namespace {old.netns} exists, so nothing was changed; DEL it first",
-        )
+        return old
+    if old.more:
+        from cni.attach import places
+
+        places.remove_later(node, key)
     from cni.attach import removing
 
     removing.remove(node, old)
+    return None
 
 
 def _roll_back(node: Node, begun: Record, error: BaseException) -> None:

@@ -32,6 +32,8 @@ class Call(NamedTuple):
     prev: Result | None
     dns: DNS | None
     """Overrides what IPAM says."""
+    config: str
+    """The configuration, verbatim, of a plugin that may be in a chain more than once; or else ""."""
 
 
 def pod_of(node: Node, call: Call, main: Main, leased: Result) -> Pod:

@@ -24,10 +24,12 @@ def pod_of(node: Node, sandbox: Sandbox, call: Call) -> Pod:
     key = call.key
     inside = links.find(sandbox.nl, key.ifname)
     if not inside:
+        from cni.attach import places
+
         raise CNIError(
             CONFLICT,
             f"the pod has no interface {key.ifname}, which an earlier plugin of the chain was to make",
-            f"{key.plugin} works on what plugins before it in the chain attached",
+            f"{places.plugin(key)} works on what plugins before it in the chain attached",
         )
     port = _other_end(node, inside)
     bridge = links.find_index(node.nl, port.master) if port and port.master else None

@@ -41,7 +41,13 @@ def check(node: Node, call: Call) -> None:
     with sandbox.require(call.netns, node.home, call.own_netns_is_fine) as pod_side:
         node.prepare()
         with node.lock(call.key):
-            missing = differences(node, pod_side, call.key, prev, node.records.read(call.key))
+            first = node.records.read(call.key)
+            made: list[Record | None] = [first]
+            if first and first.more:
+                from cni.attach import places
+
+                made = [*places.made_by(node, first, call.config)]
+            missing = [what for old in made for what in differences(node, pod_side, call.key, prev, old)]
     refuse(call, missing)
     call.addresses.check(call.key, call.netns, prev)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cni.attach import places
 from cni.attach.removing import Failures, delete_links, remove
 from cni.kernel import link as links
 from cni.key import Key
@@ -21,15 +22,15 @@ def gc(node: Node, network: str, plugin: str, addresses: Addresses, valid: froze
         return
     node.prepare()
     failures = Failures()
-    stale = {key for key in node.records.keys(network) if key.plugin == plugin}
+    stale = {key for key in node.records.keys(network) if places.plugin(key) == plugin}
     with failures:
         # And links that bear our tag and have lost their record. A list of links that keeps changing is no reason to
         # leave the rest.
         for found in [*links.dump(node.nl, "veth"), *links.dump(node.nl, "ifb")]:
             key = Key.parse(found.alias)
-            if key and found.name in (key.tag, key.ifb_tag) and (key.network, key.plugin) == (network, plugin):
+            if key and found.name in (key.tag, key.ifb_tag) and (key.network, places.plugin(key)) == (network, plugin):
                 stale.add(key)
-    for key in sorted(stale):
+    for key in sorted(stale, reverse=True):  # of several places the last first
         if (key.container_id, key.ifname) not in valid:
             with failures:
                 _collect(node, key)

@@ -56,10 +56,14 @@ class Record(NamedTuple):
     delegation: Delegation
     objects: Objects
     """What may exist, as `objects` has it: read by who needs it."""
+    config: str = ""
+    """The configuration of the ADD, verbatim, of a plugin that may be in a chain more than once (`places`)."""
+    more: bool = False
+    """Whether later members of the chain may be by the same plugin."""
 
     @classmethod
-    def begun(cls, key: Key, netns: Netns, cookie: int, delegation: Delegation) -> Record:
-        return cls(key, BEGUN, netns.path, netns.device, netns.inode, cookie, delegation, {})
+    def begun(cls, key: Key, netns: Netns, cookie: int, delegation: Delegation, config: str = "") -> Record:
+        return cls(key, BEGUN, netns.path, netns.device, netns.inode, cookie, delegation, {}, config)
 
     def planned(self, objects: Objects) -> Record:
         return self._replace(stage=PLANNED, objects=objects)
@@ -95,6 +99,8 @@ def to_json(record: Record, boot: str) -> str:
             "netns": [record.netns, record.device, record.inode, record.cookie],
             "delegation": record.delegation,
             "objects": record.objects,
+            "config": record.config,
+            "more": record.more,
         }
     )
 
@@ -107,6 +113,7 @@ def from_json(data: bytes, boot: str) -> Record | None:
             return None
         netns, device, inode, cookie = value["netns"]
         objects = value["objects"]
+        more = value.get("more", False)
         found = Record(
             Key(*value["key"]),
             value["stage"],
@@ -116,8 +123,10 @@ def from_json(data: bytes, boot: str) -> Record | None:
             cookie,
             Delegation(*value["delegation"]),
             objects,
+            value.get("config", ""),
+            more,
         )
-        texts = (*found.key, *found.delegation, found.stage, netns)
+        texts = (*found.key, *found.delegation, found.stage, netns, found.config)
         numbers = (device, inode, cookie)
         groups = [objects[name] for name in GROUPS if name in objects]  # a later version may have others
         things = [thing for group in groups for thing in group]
@@ -127,6 +136,7 @@ def from_json(data: bytes, boot: str) -> Record | None:
     known = (
         {type(text) for text in texts} == {str}
         and {type(number) for number in numbers} == {int}
+        and type(more) is bool
         and "\0" not in netns
         and {type(group) for group in groups} <= {list}
         and not [thing for thing in things if not (type(thing) is list and thing and type(thing[0]) is str)]

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 
 def delete(node: Node, key: Key, netns: str, own_netns_is_fine: bool, call: Callable[[], Call]) -> None:
-    """Detaches the pod. What is gone already, in whatever order, is fine; twice is as once.
+    """Detaches the pod. What is gone already, in whatever order, is fine; twice is as once. Of several members of a
+    chain by one plugin each call takes the last away (see `places`).
 
     `call` tells the rest, which is needed where no record does.
     """
@@ -34,6 +35,11 @@ def delete(node: Node, key: Key, netns: str, own_netns_is_fine: bool, call: Call
     node.prepare()
     with node.lock(key):
         old = node.records.read(key)
+        if old and old.more:
+            from cni.attach import places
+
+            if places.remove_last(node, key):
+                return
         if old:
             remove(node, old)
         else:

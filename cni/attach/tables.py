@@ -120,12 +120,13 @@ def left_by(node: Node, lost: Iterable[tuple[str, Claim]]) -> list[Element]:
     return found
 
 
-def drop_tagged(node: Node, key: Key) -> None:
-    """The elements that bear the attachment's tag, and its claims: where no record lists them."""
+def drop_tagged(node: Node, keys: Sequence[Key]) -> None:
+    """The elements that bear these attachments' tags, and their claims: where no record lists them."""
+    tags = {key.tag for key in keys}
     with node.rules_lock(shared=False), node.claims_lock():
         for family in node.tables():
-            nft.transact(node.nf(), [one.drop() for one in nftlist.elements(node.nf(), family) if one.tag == key.tag])
-        claims.disown(node, {str(key)})
+            nft.transact(node.nf(), [one.drop() for one in nftlist.elements(node.nf(), family) if one.tag in tags])
+        claims.disown(node, {str(key) for key in keys})
 
 
 def collect(node: Node) -> None:

@@ -10,6 +10,8 @@ from cni.spec.errors import CNIError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cni.attach.call import Call
     from cni.attach.node import Node
     from cni.kernel.link import Link
@@ -24,11 +26,19 @@ def remove(node: Node, call: Call) -> None:
     knows of was never this network's, and stays. To a chained plugin the result tells of what others made, who are
     asked to take it away next.
     """
+    keys = [call.key]
+    if call.chained:
+        from cni.attach import places
+
+        if places.remove_last(node, call.key):
+            return
+        keys = places.every(call.key)
     failures = Failures()
+    for key in keys:
+        with failures:
+            delete_links(node, key)
     with failures:
-        delete_links(node, call.key)
-    with failures:
-        _drop_tagged(node, call.key)
+        _drop_tagged(node, keys)
     if call.features and call.prev:
         with failures:
             _drop_openings(node, call)
@@ -37,15 +47,16 @@ def remove(node: Node, call: Call) -> None:
             _delete_in_pod(node, call, call.prev)
     failures.end()
     call.addresses.release(call.key, call.netns)
-    node.records.remove(call.key)  # one that could not be read
+    for key in keys:
+        node.records.remove(key)  # one that could not be read
 
 
-def _drop_tagged(node: Node, key: Key) -> None:
+def _drop_tagged(node: Node, keys: Sequence[Key]) -> None:
     """The elements of our tables that bear the attachment's tag."""
     if node.tables():
         from cni.attach import tables
 
-        tables.drop_tagged(node, key)
+        tables.drop_tagged(node, keys)
 
 
 def _drop_openings(node: Node, call: Call) -> None:

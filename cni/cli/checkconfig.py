@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from cni import addresses
+from cni.attach import places
 from cni.cli import keys, schema
 from cni.lean import loads
 from cni.plugins import PLUGINS
@@ -52,15 +53,23 @@ def check(file: Path) -> tuple[Network | None, list[Remark]]:
     except CNIError as error:
         return None, [Remark("", _told(error).removeprefix(f"{file}: "), is_error=True)]
     remarks = list(_of_network(network))
-    types = [plugin.type for plugin in network.plugins]
-    for twice in sorted({kind for kind in types if kind in PLUGINS and types.count(kind) > 1}):
-        # An attachment is known by its plugin's name, and the second of the two has no other.
-        text = f"{twice} is in the chain twice, and the second would find its pods attached; make one of the two"
-        remarks.append(Remark("", text, is_error=True))
+    remarks += [Remark("", text, is_error=True) for text in _twice(network)]
     for i, plugin in enumerate(network.plugins):
         place = f"plugins[{i}] ({plugin.type})" if len(network.plugins) > 1 else plugin.type
         remarks += [Remark(place, text, is_error) for text, is_error in _of_plugin(network, plugin, is_first=i == 0)]
     return network, remarks
+
+
+def _twice(network: Network) -> Iterator[str]:
+    """Of plugins of ours that are in the chain again and couldn't be told from the first. One that works on pods of
+    others can: by what its configuration says."""
+    told: dict[str, list[object]] = {}
+    for plugin in network.plugins:
+        if plugin.type in PLUGINS:
+            told.setdefault(plugin.type, []).append(PLUGINS[plugin.type].chained and places.own(plugin.text))
+    for kind, members in sorted(told.items()):
+        if any(one in members[:i] for i, one in enumerate(members)):
+            yield f"{kind} is in the chain twice, and the second would find its pods attached; make one of the two"
 
 
 def _of_network(network: Network) -> Iterator[Remark]:

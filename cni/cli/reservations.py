@@ -154,6 +154,6 @@ def _attachments(place: Place, network: str) -> tuple[set[tuple[str, ...]], set[
         attached: set[tuple[str, ...]] = {
             (one.key.container_id, one.key.ifname)
             for one in node.records.of_network(network)
-            if record.lives(one) or (one.key.container_id, one.key.ifname) not in gone
+            if record.lives(one) or not (one.config or (one.key.container_id, one.key.ifname) in gone)
         }
     return attached, gone

@@ -66,3 +66,17 @@ def test_a_namespace_that_lives_on_without_its_path_keeps_its_address(
 
         assert lan.call("ADD", "b", netns).error["code"] == 101
         assert lan.reserved == {"10.1.0.2": "a eth0"}
+
+
+def test_a_later_member_of_the_chain_does_not_say_that_a_pod_is_gone(
+    network: Callable[..., Network], netns: Path, tmp_path: Path
+) -> None:
+    lan = network("10.1.0.0/30", isGateway=True)
+    with namespaces.held() as hidden:
+        path = tmp_path / "netns"
+        path.symlink_to(hidden)
+        lan.chained("tuning", lan.add(path, "a"), txQLen=77).add(path, "a")
+        path.unlink()
+
+        assert lan.call("ADD", "b", netns).error["code"] == 101
+        assert lan.reserved == {"10.1.0.2": "a eth0"}

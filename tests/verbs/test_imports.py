@@ -165,6 +165,18 @@ def test_so_do_those_of_podwire(watched: Watched, watched_lan: Network, netns: P
     assert watched.compiled == set()
 
 
+def test_who_is_in_the_chain_once_pays_nothing_for_those_who_are_twice(
+    watched: Watched, watched_lan: Network, netns: Path
+) -> None:
+    tuned = watched_lan.chained("tuning", watched_lan.add(netns), mtu=1400)
+    modules = []
+    for call in (tuned.add, lambda netns: tuned.delete(netns=netns)):
+        call(netns)
+        modules.append(watched.modules)
+
+    assert [sorted(name for name in one if name == "cni.attach.places") for one in modules] == [[], []]
+
+
 def test_the_build_knows_what_each_of_these_calls_imports() -> None:
     """So that what is unmarshalled is what is executed."""
     modules = executable.modules_of(executable.sources(Path(executable.__file__).parents[1]))
@@ -177,9 +189,9 @@ def test_the_build_knows_what_each_of_these_calls_imports() -> None:
 
 
 MAY = {
-    "cni.attach.checking", "cni.attach.collecting", "cni.attach.inside", "cni.attach.reading", "cni.attach.readiness",
-    "cni.features.loopback", "cni.hostlocal.executable", "cni.hostlocal.refusals", "cni.hostlocal.upkeep",
-    "cni.noaddresses", "cni.spec.parsing", "ipam.census", "ipam.errors", "ipam.recovery",
+    "cni.attach.checking", "cni.attach.collecting", "cni.attach.inside", "cni.attach.places", "cni.attach.reading",
+    "cni.attach.readiness", "cni.features.loopback", "cni.hostlocal.executable", "cni.hostlocal.refusals",
+    "cni.hostlocal.upkeep", "cni.noaddresses", "cni.spec.parsing", "ipam.census", "ipam.errors", "ipam.recovery",
 }  # fmt: skip
 """What other calls may import besides."""
 

@@ -354,17 +354,6 @@ def test_alone_it_is_refused(lan: Network, netns: Path) -> None:
     assert "tuning must be called as chained plugin" in error["msg"]
 
 
-def test_a_second_one_in_the_chain_is_refused_and_the_first_stays(lan: Network, netns: Path) -> None:
-    """The two could not be told apart. `podwire net check-config` says so beforehand."""
-    tuned = lan.chained("tuning", lan.add(netns), mtu=1400)
-    again = lan.chained("tuning", tuned.add(netns), txQLen=7)
-
-    assert again.call("ADD", netns=netns).error["code"] == 102
-
-    assert oracle.link(netns, "eth0").mtu == 1400
-    tuned.delete(netns=netns)
-
-
 @pytest.mark.parametrize(
     "keys",
     [

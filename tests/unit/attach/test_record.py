@@ -66,6 +66,8 @@ RECORDS = st.builds(
     NUMBERS,
     st.builds(Delegation, TEXT, TEXT, TEXT),
     OBJECTS,
+    TEXT,
+    st.booleans(),
 )
 
 KEY = Key("net", "c1", "eth0", "bridge")
@@ -195,7 +197,7 @@ def test_a_record_with_something_odd_in_it_is_never_half_understood() -> None:
 
             if found is not None:
                 assert record.from_json(record.to_json(found, BOOT).encode(), BOOT) == found
-                for texts in (found.key, found.delegation, (found.stage, found.netns)):
+                for texts in (found.key, found.delegation, (found.stage, found.netns, found.config)):
                     assert all(isinstance(text, str) for text in texts)
                 wanted = reading.wanted_of(found.objects)
                 if wanted is not None:
@@ -228,10 +230,12 @@ def test_a_record_of_an_older_version_has_the_defaults_of_what_came_later() -> N
     """As written by the first version, and by one before it that knew no duplicate address detection and no metrics."""
     value = json_of(PLAIN)
     value["objects"] = {"pod": [["address", "eth0", "10.1.0.5/16"], ["route", "eth0", "0.0.0.0/0", "10.1.0.1"]]}
+    del value["config"], value["more"]
 
     found = read(value)
 
     assert found
+    assert (found.config, found.more) == ("", False)
     wanted = reading.wanted_of(found.objects)
     assert wanted
     assert wanted.pod == (

@@ -120,11 +120,26 @@ def test_an_unknown_key_is_told_with_what_was_perhaps_meant(
         assert (code, len(out)) == (0, 1)
 
 
-def test_a_plugin_of_ours_that_is_there_twice_is_an_error(check: Check) -> None:
-    code, _, said = check(BRIDGE, {"type": "tuning", "mtu": 1400}, {"type": "tuning", "txQLen": 7})
+@pytest.mark.parametrize(
+    ("members", "twice"),
+    [
+        ([{"type": "tuning", "mtu": 1400}, {"type": "tuning", "MTU": 1400}], "tuning"),
+        ([{"type": "tuning", "mtu": 1400}, {"type": "tuning", "txQLen": 7}], ""),
+        ([{"type": "tuning", "mtu": 1400}, {"type": "tuning", "txQLen": 7}, {"type": "tuning", "mtu": 1400}], "tuning"),
+        ([{"type": "firewall"}, {"type": "tuning", "mtu": 1400}, {"type": "firewall"}], "firewall"),
+        ([{"type": "firewall"}, {"type": "firewall", "ingressPolicy": "isolated"}], ""),
+        ([{**BRIDGE, "bridge": "br1"}], "bridge"),
+        ([{"type": "somebodys"}, {"type": "somebodys"}], ""),
+    ],
+    ids=str,
+)
+def test_a_member_that_cannot_be_told_from_another_is_an_error(
+    check: Check, members: list[dict[str, Any]], twice: str
+) -> None:
+    code, _, said = check(BRIDGE, *members)
 
-    assert code == 1
-    assert said == ["tuning is in the chain twice, and the second would find its pods attached; make one of the two"]
+    text = f"{twice} is in the chain twice, and the second would find its pods attached; make one of the two"
+    assert (code, said) == ((1, [text]) if twice else (0, []))
 
 
 def test_a_key_of_the_list_that_nobody_knows_is_told(check: Check) -> None:
