@@ -127,7 +127,8 @@ class FirewallFeature(NamedTuple):
 
     @property
     def tables(self) -> tuple[str, ...]:
-        return ("inet",) if self.policy != OPEN else ()
+        # The second is for those of a bridge alone; what the pod has, nobody knows yet.
+        return () if self.policy == OPEN else ("inet", "bridge") if self.policy == ISOLATED else ("inet",)
 
     def wanted(self, pod: Pod) -> Wanted:
         addresses = [ip.address.address for ip in pod.ips]

@@ -154,6 +154,13 @@ def test_what_an_address_keys_is_claimed_and_everything_bears_the_tag() -> None:
     assert {one.claim for one in found.elements} == {Claim("guarded:br0:10.1.0.5")}
 
 
+@pytest.mark.parametrize("policy", ["open", "same-bridge", "isolated"])
+def test_the_tables_that_are_made_sure_of_are_those_that_elements_go_to(policy: str) -> None:
+    families = {one.family for one in wanted(POD4, POD6, ingressPolicy=policy).elements}
+
+    assert set(feature(ingressPolicy=policy).tables) == families
+
+
 def test_the_rules_of_a_bridge_are_the_same_for_all_its_pods_and_say_its_name() -> None:
     one, other = (wanted(address, ingressPolicy="same-bridge").fragments[0] for address in (POD4, POD6))
 
