@@ -328,6 +328,17 @@ def test_a_kernel_can_be_asked_what_it_has_and_nothing_is_made(netns: Path, nl: 
     assert namespaces.shell(netns, show) == before
 
 
+def test_no_kernel_is_asked_for_the_hook_where_an_older_one_would_make_it_and_lo_would_pass_nothing(
+    netns: Path, nl: Socket
+) -> None:
+    """Up to 6.1.32 and 6.3.6 also as the root qdisc. So it is asked for at its place, and refused for its block."""
+    asked = IngressQdisc.ask()
+
+    with pytest.raises(NetlinkError, match="block index"):
+        nl.do(asked._replace(fine=frozenset()))
+    assert asked.body[12:16] == IngressQdisc("lo").make(1).body[12:16]  # tcm_parent
+
+
 @pytest.mark.parametrize("option", ["IFB", "NET_SCH_TBF", "NET_SCH_INGRESS", "NET_CLS_U32", "NET_ACT_MIRRED"])
 def test_what_the_kernel_lacks_is_named(nl: Socket, port: Link, ifb: int, option: str) -> None:
     """It says the same of what it was built without and of what has never been."""
