@@ -252,10 +252,11 @@ class Redirect(NamedTuple):
 
     @staticmethod
     def ask() -> Request:
-        """To redirect, but not where to. Whether there is u32 only a link with a hook would tell."""
+        """To redirect, but not where to. Whether there is u32 only a link with a hook would tell. In a user namespace
+        the kernel doesn't say: there an action is made with its filter alone, and by itself for nobody (EPERM)."""
         action = nested(1, text(TCA_ACT_KIND, "mirred"))
         body = _TCAMSG + nested(TCA_ACT_TAB, action)
-        fine = frozenset({errno.EINVAL})
+        fine = frozenset({errno.EINVAL, errno.EPERM})
         return Request(RTM_NEWACTION, NLM_F_CREATE, body, "tc actions add action mirred", fine, "CONFIG_NET_ACT_MIRRED")
 
     def make(self, index: int, to_index: int = 0) -> Request:
