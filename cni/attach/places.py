@@ -45,9 +45,18 @@ def plugin(key: Key) -> str:
     return key.plugin.partition(_MARK)[0]
 
 
-def every(key: Key) -> list[Key]:
-    """The keys of all places, of which `key` is the first."""
-    return [key, *[key._replace(plugin=f"{key.plugin}{_MARK}{place}") for place in range(2, MOST + 1)]]
+def every(node: Node, key: Key) -> list[Key]:
+    """The keys of all places that there can be, of which `key` is the first."""
+    later = _later(key)
+    try:
+        node.records.path(later[0])
+    except CNIError:
+        return [key]  # its container ID is so long that a later place, which has a longer name, can have no record
+    return [key, *later]
+
+
+def _later(key: Key) -> list[Key]:
+    return [key._replace(plugin=f"{key.plugin}{_MARK}{place}") for place in range(2, MOST + 1)]
 
 
 def own(config: str) -> dict[str, Any] | None:
@@ -68,7 +77,8 @@ def require_next(node: Node, first: Record, netns: Netns, cookie: int, config: s
     Raises CNIError 102 for what isn't another: a member that was added already, or another pod.
     """
     key = first.key
-    made = [one for one in _records(node, first) if one.stage == record.COMPLETE]
+    # Whatever the first one's record says of later ones: it may have been lost since, and written anew.
+    made = [one for one in _records(node, first) if one.stage == record.COMPLETE and record.is_in(one, netns, cookie)]
     # Of whom nothing is known, that may be the one.
     again = [one for one in made if own(one.config) in (None, own(config))]
     if again or not record.is_in(first, netns, cookie):
@@ -78,13 +88,14 @@ def require_next(node: Node, first: Record, netns: Netns, cookie: int, config: s
             f"its namespace {first.netns} exists, so nothing was changed; DEL it first",
         )
     # Behind the last that is there, so that what each found is put back in the right order.
-    free = every(key)[every(key).index(made[-1].key) + 1 :]
+    free = [one for one in _later(key) if one > made[-1].key]
     if not free:
         raise CNIError(
             INVALID_CONFIG,
             f"{key.plugin} is in the chain more than {MOST} times",
             "make one member of two in the list of plugins of the network configuration",
         )
+    node.records.path(free[0])  # refuses what is too long before anything is noted
     if not first.more:
         node.records.write(first._replace(more=True))
     return free[0]
@@ -98,7 +109,7 @@ def made_by(node: Node, first: Record, config: str) -> list[Record]:
 
 def remove_last(node: Node, key: Key) -> bool:
     """Takes away what was made last at a later place. False: there is none."""
-    for place in reversed(every(key)[1:]):
+    for place in reversed(every(node, key)[1:]):
         if node.records.read(place):
             with node.lock(place):
                 old = node.records.read(place)  # GC holds no other lock
@@ -116,5 +127,5 @@ def remove_later(node: Node, key: Key) -> None:
 
 def _records(node: Node, first: Record) -> list[Record]:
     """Of all places, `first` and then the later ones."""
-    found = [node.records.read(place) for place in every(first.key)[1:]] if first.more else []
+    found = [node.records.read(place) for place in every(node, first.key)[1:]]
     return [first, *[one for one in found if one]]

@@ -32,7 +32,7 @@ def remove(node: Node, call: Call) -> None:
 
         if places.remove_last(node, call.key):
             return
-        keys = places.every(call.key)
+        keys = places.every(node, call.key)
     failures = Failures()
     for key in keys:
         with failures:

@@ -54,6 +54,7 @@ RTM_GETTFILTER: Final = 46
 RTM_NEWACTION: Final = 48
 TCA_KIND: Final = 1
 TCA_OPTIONS: Final = 2
+TCA_INGRESS_BLOCK: Final = 13
 TCA_ACT_TAB: Final = 1
 # linux/pkt_sched.h
 TC_H_ROOT: Final = 0xFFFFFFFF
@@ -105,11 +106,11 @@ def _tcmsg(index: int, handle: int, parent: int, info: int = 0) -> bytes:
     return _TCMSG.pack(0, index, handle, parent, info)
 
 
-def _asked(kind: str, fine: set[int], option: str) -> Request:
-    """A root qdisc of `lo` that can't be made; there may be one already."""
-    body = _tcmsg(_LO, _FIRST_HANDLE << 16, TC_H_ROOT) + text(TCA_KIND, kind)
-    what = f"tc qdisc add dev lo root handle {_FIRST_HANDLE:x}: {kind}"
-    return Request(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body, what, frozenset(fine | {errno.EEXIST}), option)
+def _asked(handle: int, parent: int, kind: str, more: bytes, option: str) -> Request:
+    """A qdisc of `lo` that can't be made; there may be one already."""
+    body = _tcmsg(_LO, handle, parent) + text(TCA_KIND, kind) + more
+    fine = frozenset({errno.EINVAL, errno.EEXIST})
+    return Request(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, body, f"tc qdisc add dev lo {kind}", fine, option)
 
 
 class TokenBucket(NamedTuple):
@@ -147,7 +148,7 @@ class TokenBucket(NamedTuple):
     @staticmethod
     def ask() -> Request:
         """A token bucket without any parameters."""
-        return _asked("tbf", {errno.EINVAL}, _TBF_OPTION)
+        return _asked(_FIRST_HANDLE << 16, TC_H_ROOT, "tbf", b"", _TBF_OPTION)
 
     def make(self, index: int) -> Request:
         """The burst goes as bytes, and the kernel, which keeps it as the time that it takes, computes that itself. To
@@ -204,8 +205,9 @@ class IngressQdisc(NamedTuple):
 
     @staticmethod
     def ask() -> Request:
-        """The hook, where it can't be."""
-        return _asked("clsact", {errno.EOPNOTSUPP}, _CLSACT_OPTION)
+        """The hook, with filters that it shares with block 0, which there can't be. Not at a place where there can be
+        no hook, as the root is: until 6.4 (6.1.33, 6.3.7) kernels made one there, by which `lo` passed nothing."""
+        return _asked(_HOOK, TC_H_CLSACT, "clsact", u32(TCA_INGRESS_BLOCK, 0), _CLSACT_OPTION)
 
     def make(self, index: int) -> Request:
         """One that is there, of either kind, serves us too."""
@@ -250,10 +252,11 @@ class Redirect(NamedTuple):
 
     @staticmethod
     def ask() -> Request:
-        """To redirect, but not where to. Whether there is u32 only a link with a hook would tell."""
+        """To redirect, but not where to. Whether there is u32 only a link with a hook would tell. In a user namespace
+        the kernel doesn't say: there an action is made with its filter alone, and by itself for nobody (EPERM)."""
         action = nested(1, text(TCA_ACT_KIND, "mirred"))
         body = _TCAMSG + nested(TCA_ACT_TAB, action)
-        fine = frozenset({errno.EINVAL})
+        fine = frozenset({errno.EINVAL, errno.EPERM})
         return Request(RTM_NEWACTION, NLM_F_CREATE, body, "tc actions add action mirred", fine, "CONFIG_NET_ACT_MIRRED")
 
     def make(self, index: int, to_index: int = 0) -> Request:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +16,7 @@ from cni.kernel import link
 from cni.kernel.netlink import NetlinkError, Socket
 from cni.kernel.ports import Ifb
 from cni.kernel.tc import IngressQdisc, Redirect, TokenBucket
-from tests import namespaces, oracle
+from tests import namespaces, oracle, session
 from tests.oracle import Filter, Qdisc
 
 if TYPE_CHECKING:
@@ -313,7 +315,10 @@ ASKED = {"IFB": Ifb.ask(), "NET_SCH_TBF": TokenBucket.ask(), "NET_SCH_INGRESS": 
 ASKED |= {"NET_ACT_MIRRED": Redirect.ask()}
 
 
-@pytest.mark.parametrize("option", ASKED)
+NEEDS_ROOT = {"NET_ACT_MIRRED": [pytest.mark.needs("root")]}
+
+
+@pytest.mark.parametrize("option", [pytest.param(one, marks=NEEDS_ROOT.get(one, ())) for one in ASKED])
 def test_a_kernel_can_be_asked_what_it_has_and_nothing_is_made(netns: Path, nl: Socket, option: str) -> None:
     kind = {"IFB": "ifb", "NET_SCH_TBF": "tbf", "NET_SCH_INGRESS": "clsact", "NET_ACT_MIRRED": "mirred"}[option]
     known, unknown = f"{kind}\0".encode(), f"{kind[:-1]}?\0".encode()
@@ -326,6 +331,35 @@ def test_a_kernel_can_be_asked_what_it_has_and_nothing_is_made(netns: Path, nl: 
         nl.do(asked._replace(body=asked.body.replace(known, unknown)))
 
     assert namespaces.shell(netns, show) == before
+
+
+def test_whoever_is_root_in_a_user_namespace_alone_can_ask_too() -> None:
+    """There a filter may be made with its action, but no action by itself."""
+    code = """
+from cni.kernel import ports, tc
+from cni.kernel.netlink import Socket
+
+with Socket() as nl:
+    nl.do(*[one.ask() for one in (tc.TokenBucket, ports.Ifb, tc.IngressQdisc, tc.Redirect)])
+"""
+
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--net", sys.executable, "-c", code],
+        cwd=session.TOP, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_no_kernel_is_asked_for_the_hook_where_an_older_one_would_make_it_and_lo_would_pass_nothing(
+    netns: Path, nl: Socket
+) -> None:
+    """Up to 6.1.32 and 6.3.6 also as the root qdisc. So it is asked for at its place, and refused for its block."""
+    asked = IngressQdisc.ask()
+
+    with pytest.raises(NetlinkError, match="block index"):
+        nl.do(asked._replace(fine=frozenset()))
+    assert asked.body[12:16] == IngressQdisc("lo").make(1).body[12:16]  # tcm_parent
 
 
 @pytest.mark.parametrize("option", ["IFB", "NET_SCH_TBF", "NET_SCH_INGRESS", "NET_CLS_U32", "NET_ACT_MIRRED"])

@@ -594,7 +594,9 @@ def test_what_is_no_veth_can_not_be_shaped(lan: Network, netns: Path) -> None:
     assert lan.chained("bandwidth", result).add(netns) == result
 
 
-@pytest.mark.parametrize("asked", [TokenBucket, Ifb, IngressQdisc, Redirect])
+@pytest.mark.parametrize(
+    "asked", [TokenBucket, Ifb, IngressQdisc, pytest.param(Redirect, marks=pytest.mark.needs("root"))]
+)
 def test_what_the_kernel_lacks_is_told_of_before_anything_is_made(
     in_process: InProcess, node: Path, data_dir: Path, netns: Path, asked: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -239,6 +239,61 @@ def test_a_second_member_that_fails_leaves_the_first_as_it_is(lan: Network, netn
     assert list(lan.records) == [BRIDGE]
 
 
+def test_a_container_id_that_leaves_no_room_for_a_second_member_keeps_the_first_from_nothing(
+    lan: Network, netns: Path
+) -> None:
+    pod = "c" * (255 - len("@eth0@tuning.json"))
+    result = lan.add(netns, pod)
+    before = state(netns)
+    first = lan.chained("tuning", result, **FIRST)
+    after = first.add(netns, pod)
+    between = state(netns)
+    second = lan.chained("tuning", after, **SECOND)
+
+    assert second.call("ADD", pod, netns).error["msg"] == "CNI_CONTAINERID is too long: 238 characters"
+
+    assert state(netns) == between
+    assert first.check(after, netns, pod).code == 0
+    for one in (second, first, first):
+        one.delete(pod, netns)
+        assert state(netns) == before
+    assert [*lan.records] == [f"{pod}@eth0@bridge.json"]
+
+
+def test_a_second_member_whose_first_lost_its_record_is_known_by_the_next(lan: Network, netns: Path) -> None:
+    twice = tuned_twice(lan, netns)
+    (lan.plugin.run_dir / "attachments/lan/a@eth0@tuning.json").write_bytes(b"{")
+    third = lan.chained("tuning", twice.first.config["prevResult"], mac="02:00:00:00:00:93")
+    twice.first.add(netns)
+
+    assert twice.second.call("ADD", netns=netns).error["code"] == 102
+    third.add(netns)
+
+    names = [f"a@eth0@tuning{place}.json" for place in ("", "#2", "#3")]
+    assert sorted(lan.records) == sorted([BRIDGE, *names])
+    for one in (third, twice.second, twice.first):
+        one.delete(netns=netns)
+    assert list(lan.records) == [BRIDGE]
+
+
+def test_a_second_member_of_an_earlier_life_is_in_nobodys_way(lan: Network, make_netns: Callable[[], Path]) -> None:
+    with namespaces.held() as dead:
+        tuned_twice(lan, dead)
+    (lan.plugin.run_dir / "attachments/lan/a@eth0@tuning.json").unlink()
+    netns = make_netns()
+    result = lan.add(netns)
+    before = state(netns)
+
+    members = [lan.chained("tuning", result, **keys) for keys in (FIRST, SECOND)]
+    for one in members:
+        one.add(netns)
+
+    for one in reversed(members):
+        one.delete(netns=netns)
+    assert state(netns) == before
+    assert list(lan.records) == [BRIDGE]
+
+
 def test_an_error_names_the_plugin_and_not_its_place(lan: Network, netns: Path) -> None:
     result = lan.add(netns)
     lan.chained("tuning", result, **FIRST).add(netns)

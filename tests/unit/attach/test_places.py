@@ -60,8 +60,8 @@ def there(node: Node) -> list[str]:
 # --- keys -------------------------------------------------------------------------------------------
 
 
-def test_every_place_has_a_key_of_its_own_that_is_the_plugins() -> None:
-    keys = places.every(FIRST)
+def test_every_place_has_a_key_of_its_own_that_is_the_plugins(node: Node) -> None:
+    keys = places.every(node, FIRST)
 
     assert keys[:3] == [FIRST, SECOND, THIRD]
     assert len(keys) == places.MOST
@@ -165,7 +165,7 @@ def test_another_pod_has_no_second_member(node: Node, pod: Netns, made: Any, mak
 
 
 def test_after_the_last_place_there_is_none(node: Node, pod: Netns, made: Any) -> None:
-    first, *_ = [made(key, mtu=1000 + i) for i, key in enumerate(places.every(FIRST))]
+    first, *_ = [made(key, mtu=1000 + i) for i, key in enumerate(places.every(node, FIRST))]
 
     with pytest.raises(CNIError) as caught:
         require_next(node, first, pod, mtu=1400)
