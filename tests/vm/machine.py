@@ -55,6 +55,7 @@ FINE = ("passed", "skipped")
 
 MODULES = (
     "veth", "bridge", "dummy", "macvlan",
+    "ifb", "sch_tbf", "sch_ingress", "cls_u32", "cls_matchall", "act_mirred", "act_gact", "act_police",
     "crc32c_generic", "nf_tables", "nft_ct", "nft_chain_nat", "nft_nat", "nft_masq", "nft_redir",
     "nft_fib_inet", "nft_fib_ipv4", "nft_fib_ipv6", "nft_objref", "nft_meta_bridge",
     "nf_conntrack_netlink", "br_netfilter",
