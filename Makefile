@@ -33,7 +33,7 @@ test: .need/test .venv/ready ## every test but test-vm's (under 25 minutes)
 	$(SESSION) $(QUICK) $(SLOWER)
 	$(SESSION) $(QUICK) tests/verbs -m "not slow" --twins
 
-test-vm: .need/test-vm .need/kernel .venv/ready ## tests on Linux 6.1, the oldest supported, in a virtual machine (5 minutes)
+test-vm: .need/test-vm .need/kernel .venv/ready ## tests on Linux 6.1, the oldest supported, in a virtual machine (ten minutes and more)
 	$(SESSION) tests/vm
 
 demo: .need/demo bin ## two pods on one node talk to each other; nothing is left
